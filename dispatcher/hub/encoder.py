@@ -81,7 +81,10 @@ class Encoder:
         batch, gap = entry.batch, entry.batch.gap
         has_gap = gap is not None and first_offset <= gap.last
         before = _gap(feed, batch, max(first_offset, gap.first)) if gap is not None and has_gap else b""
-        snapshot = entry.snapshot if is_last else _ending(entry.snapshot, batch, batch.records.offsets[indexes[-1]])
+        snapshot = entry.snapshot
+        if not is_last:
+            own = snapshot.layout.indexes[batch.partition]
+            snapshot = snapshot.ending(own, batch.records.offsets[indexes[-1]])
         selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
         selection.snapshot = snapshot
         return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, before)
@@ -150,7 +153,7 @@ class Encoder:
         layout = self._history.layout
         if not position.keys() <= layout.indexes.keys():
             layout = Layout(position)
-        return Snapshot(layout, tuple(map(position.get, layout.partitions)))
+        return Snapshot.of(layout, tuple(map(position.get, layout.partitions)))
 
     def choose(self, feed: Feed, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
         """Some records of a batch, to be encoded; the cost does not depend on the rest of the batch.
@@ -183,12 +186,6 @@ class Encoder:
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
         return _part(feed, self.shown(feed, entry.batch), entry.snapshot)
-
-
-def _ending(snapshot: Snapshot, batch: Batch, offset: int) -> Snapshot:
-    """The same position, except that the batch's own partition ends at an offset."""
-    own = snapshot.layout.indexes[batch.partition]
-    return Snapshot(snapshot.layout, (*snapshot.offsets[:own], offset, *snapshot.offsets[own + 1 :]))
 
 
 def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:

@@ -21,9 +21,10 @@ offsets are less than 2^40 apart take 6,678 characters.
 import binascii
 import re
 import struct
-from base64 import b64decode, urlsafe_b64encode
+from base64 import b64decode
+from binascii import b2a_base64
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from dispatcher.errors import MalformedPositionError
 
@@ -91,10 +92,10 @@ def spell_compact(partitions: Sequence[int], offsets: Sequence[int]) -> str:
         partitions: Their numbers in ascending order; at least one.
         offsets: The last seen offset of each, -1 for none.
     """
-    return spell_offsets(spell_ranges(ranges_of(partitions)), offsets, lambda: partitions)
+    return spell_offsets(spell_ranges(ranges_of(partitions)), offsets, partitions)
 
 
-def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[], Sequence[int]]) -> str:
+def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Sequence[int]) -> str:
     """Spell the offsets of one topic's partitions whose ranges have been spelled before.
 
     Costs 20 µs with 300 partitions and 70 µs with 1,000 (``timeit``, CPython 3.11).
@@ -102,17 +103,16 @@ def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[]
     Args:
         ranges: `spell_ranges` of the partitions.
         offsets: The last seen offset of each, -1 for none; at least one.
-        partitions: Returns their numbers in ascending order; called only if the spelling would be near the longest.
+        partitions: Their numbers in ascending order.
     """
     data = _segment(ranges, offsets)
     if len(data) > LARGE_BYTES:
         # A few large offsets make all numbers wide: try one segment per width.
-        numbers = partitions()
         by_length: dict[int, list[int]] = {}
         for index, offset in enumerate(offsets):
             by_length.setdefault(octets_of(offset + 1), []).append(index)
         segments = [
-            _segment(spell_ranges(ranges_of([numbers[i] for i in own])), [offsets[i] for i in own])
+            _segment(spell_ranges(ranges_of([partitions[i] for i in own])), [offsets[i] for i in own])
             for own in by_length.values()
         ]
         data = min(data, b"".join(segments), key=len)
@@ -121,7 +121,7 @@ def spell_offsets(ranges: bytes, offsets: Sequence[int], partitions: Callable[[]
 
 def spell_segments(data: bytes) -> str:
     """Spell what follows the version, with ``~`` in front."""
-    return MARK + urlsafe_b64encode(bytes([_VERSION]) + data).rstrip(b"=").decode()
+    return MARK + _base64url(bytes((_VERSION,)) + data)
 
 
 def read_compact(text: str) -> Iterator[tuple[int, int]]:
@@ -249,6 +249,11 @@ def spell_varint(number: int) -> bytes:
     return bytes(data)
 
 
+def _base64url(data: bytes) -> str:
+    """Encode base64url, without padding. Costs two thirds of `base64.urlsafe_b64encode`, which translates each byte."""
+    return b2a_base64(data, newline=False).rstrip(b"=").replace(b"+", b"-").replace(b"/", b"_").decode()
+
+
 def _decoded(text: str) -> bytes:
     """Decode base64url, if the text is the only one that spells these bytes."""
     if not _ALPHABET.fullmatch(text):
@@ -257,7 +262,7 @@ def _decoded(text: str) -> bytes:
         data = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error:
         raise _wrong("is not base64url") from None
-    if urlsafe_b64encode(data).rstrip(b"=").decode() != text:
+    if _base64url(data) != text:
         raise _wrong("has bits after its last byte")
     return data
 

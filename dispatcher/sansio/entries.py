@@ -9,9 +9,6 @@ from dispatcher.sansio.records import NO_RECORDS, Batch, Records, TopicPartition
 GAP = -1
 """Stands for a batch's gap among the indexes of its records."""
 
-OFFSET_BYTES = 8
-"""What an entry costs per partition of the replica: an offset in its snapshot."""
-
 
 class Part:
     """One batch's share of a write, unframed: the records of several parts are joined and framed together.
@@ -63,7 +60,7 @@ class Entry(Moment):
         self.version = version
         self.encoded: dict[object, Part] = {}
         """Encoded bytes by feed: encoded once, and the same object for every subscriber."""
-        self.size_bytes = batch.size_bytes + OFFSET_BYTES * len(snapshot.offsets)
+        self.size_bytes = batch.size_bytes + snapshot.size_bytes
         self.record_count = len(batch.records)
         """The number of records, known even after they have been dropped."""
         self.dispatched = False

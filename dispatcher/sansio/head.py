@@ -6,7 +6,7 @@ Ids of live streams name the head: the newest known offset of every assigned par
 from collections.abc import Collection, Iterable, Mapping
 
 from dispatcher.sansio.layout import Layout
-from dispatcher.sansio.position import Snapshot
+from dispatcher.sansio.position import OFFSET_BYTES, Snapshot
 from dispatcher.sansio.records import TopicPartition
 
 
@@ -31,8 +31,7 @@ class Head:
     def __init__(self) -> None:
         self.layout = Layout(())
         self._offsets: list[int | None] = []
-        self._snapshot: Snapshot | None = None
-        self._snapshots = 0
+        self._snapshot = Snapshot(self.layout, (), number=0)
         self._moved: set[int] = set()
         """The indexes of offsets that have moved since the last snapshot."""
 
@@ -52,7 +51,8 @@ class Head:
         known = dict(zip(self.layout.partitions, self._offsets, strict=True))
         self.layout = Layout(partitions, followed, counts)
         self._offsets = [known.get(partition) for partition in self.layout.partitions]
-        self._snapshot = None
+        self._snapshot = Snapshot(self.layout, self.layout.cut(self._offsets), number=self._snapshot.number + 1)
+        self._moved.clear()
 
     def move(self, partition: TopicPartition, offset: int | None) -> None:
         """Set the newest offset of a partition; None if it is no longer known.
@@ -63,13 +63,17 @@ class Head:
         index = self.layout.indexes[partition]
         self._offsets[index] = offset
         self._moved.add(index)
-        self._snapshot = None
 
     def snapshot(self) -> Snapshot:
         """Return the head; the same object until it moves, so that many can keep it."""
-        if self._snapshot is None:
-            self._snapshots += 1
+        if self._moved:
+            layout, before = self.layout, self._snapshot
+            places, chunks, kept = layout.places, list(before.chunks), len(before.chunks)
             moved = self._moved.pop() if len(self._moved) == 1 else None
-            self._snapshot = Snapshot(self.layout, tuple(self._offsets), self._snapshots, moved)
+            for number in {places[index][0] for index in self._moved} if moved is None else (places[moved][0],):
+                first, end = layout.chunks[number]
+                chunks[number] = tuple(self._offsets[first:end])
+                kept += end - first
             self._moved.clear()
+            self._snapshot = Snapshot(layout, tuple(chunks), OFFSET_BYTES * kept, before.number + 1, moved)
         return self._snapshot

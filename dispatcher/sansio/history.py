@@ -22,7 +22,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part
+from dispatcher.sansio.entries import Cursor, Entry, Part
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partitions import HistoryPartitions
 from dispatcher.sansio.layout import Layout
@@ -63,6 +63,8 @@ class History(HistoryPartitions):
         self._sequences: list[int] = []
         self._dispatched: deque[Entry] = deque()
         self._head = Head()
+        self._renewed: Snapshot | None = None
+        """The last snapshot that replaced that of an entry: the next entry shares most of it."""
         self._moment: Moment | None = None
         """The current head, kept for readers that become live before it moves."""
         self._trimmed_to = 0
@@ -302,12 +304,10 @@ class History(HistoryPartitions):
 
     def _renew(self, entry: Entry) -> None:
         """Give an entry a snapshot of the present partitions, and drop what was encoded with the old snapshot."""
-        before, entry.version = entry.snapshot, self._version
-        layout = self._head.layout
-        offsets = self._offsets_at(entry, layout.partitions)
-        entry.snapshot = Snapshot(layout, offsets)
-        more_offsets = len(offsets) - len(before.offsets)
-        self._resize(entry, OFFSET_BYTES * more_offsets - sum(map(len, entry.encoded.values())))
+        layout, more_bytes = self._head.layout, -entry.snapshot.size_bytes - sum(map(len, entry.encoded.values()))
+        self._renewed = entry.snapshot = Snapshot.of(layout, self._offsets_at(entry, layout.partitions), self._renewed)
+        entry.version = self._version
+        self._resize(entry, more_bytes + entry.snapshot.size_bytes)
         entry.encoded.clear()
 
     def _after(self, sequence: int) -> Entry | None:

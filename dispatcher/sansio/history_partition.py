@@ -135,4 +135,4 @@ class HistoryPartition:
         """Return the newest offset at a moment; the one before the first offset if the partition was added later."""
         if moment.sequence <= self.since:
             return self.origin - 1
-        return cast("int", moment.snapshot.offsets[moment.snapshot.layout.indexes[self.partition]])
+        return cast("int", moment.snapshot.offset(moment.snapshot.layout.indexes[self.partition]))

@@ -1,10 +1,10 @@
 """What follows a record's own pair in its id: a template for each partition, because only the offsets change."""
 
-from collections.abc import Callable, Mapping, Sequence
-from operator import itemgetter
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from dispatcher.sansio.records import TopicPartition
+if TYPE_CHECKING:
+    from dispatcher.sansio.layout import Layout, Span
 
 SHORT_CHARACTERS = 256
 """Longer positions are spelled compactly, and only once per write."""
@@ -12,50 +12,38 @@ SHORT_CHARACTERS = 256
 MAX_SUFFIXES = 1024
 """Clients choose the topics, so there can be more combinations than are worth keeping."""
 
-Offsets = tuple[int | None, ...]
-
 
 class Suffix(NamedTuple):
     """The suffix of the ids of one partition while every offset is known."""
 
     template: str
     """The pairs, with a place for each offset."""
-    choose: Callable[[Offsets], Any]
-    """Picks the offsets for these places from those of all partitions."""
+    places: Sequence[tuple[int, int]]
+    """Where these offsets are among the chunks of a layout (`Layout.places`)."""
     own_characters: int
     """The length of what precedes the suffix, without the record's own offset."""
 
-    def format(self, offsets: Offsets) -> str:
-        """Return the suffix.
+    def format(self, chunks: Sequence[Sequence[int | None]]) -> str:
+        """Return the suffix for the offsets in these chunks.
 
         Raises:
             TypeError: an offset is None.
         """
-        chosen: int | tuple[int, ...] = self.choose(offsets)
-        return self.template % chosen
+        return self.template % tuple([chunks[chunk][place] for chunk, place in self.places])
 
 
 class IdSuffixes:
     """The suffixes for one order of partitions, each made when it is first asked for.
 
     Args:
-        partitions: The partitions, sorted.
-        spans: Where each topic's partitions begin and end.
-        next_pairs: What follows a topic's pairs in streams of the whole topic.
+        layout: The order.
     """
 
-    __slots__ = ("_found", "_next_pairs", "_partitions", "_spans")
+    __slots__ = ("_found", "_layout")
 
-    def __init__(
-        self,
-        partitions: Sequence[TopicPartition],
-        spans: Mapping[str, tuple[int, int]],
-        next_pairs: Mapping[str, str],
-    ) -> None:
-        self._partitions = partitions
-        self._spans = spans
-        self._next_pairs = next_pairs
-        self._found: dict[tuple[int, frozenset[str] | None, bool], Suffix | None] = {}
+    def __init__(self, layout: "Layout") -> None:
+        self._layout = layout
+        self._found: dict[tuple[int, frozenset[str] | None, bool], Suffix] = {}
 
     def find(self, own: int, topics: frozenset[str] | None, *, whole: bool) -> Suffix | None:
         """Return the suffix for a partition's records; None if their ids would be long with any offsets.
@@ -65,29 +53,24 @@ class IdSuffixes:
             topics: Only these topics, the partition's own among them; None for all.
             whole: Whether the stream has all partitions of its topics.
         """
+        chosen = self._layout.chosen(topics)
+        if chosen.is_long:
+            return None
         key = own, topics, whole
-        try:
-            return self._found[key]
-        except KeyError:
+        found = self._found.get(key)
+        if found is None:
             if len(self._found) >= MAX_SUFFIXES:
                 self._found.clear()
-            found = self._found[key] = self._make(own, topics, whole=whole)
-            return found
+            found = self._found[key] = self._make(own, chosen.spans, whole=whole)
+        return found
 
-    def _make(self, own: int, topics: frozenset[str] | None, *, whole: bool) -> Suffix | None:
-        own_topic = self._partitions[own].topic
-        spans = {topic: span for topic, span in self._spans.items() if topics is None or topic in topics}
-        if 4 * sum([end - first for first, end in spans.values()]) > SHORT_CHARACTERS:
-            return None
-        template, chosen = "", list[int]()
-        for topic in sorted(spans, key=lambda topic: topic != own_topic):
-            indexes = [index for index in range(*spans[topic]) if index != own]
-            pairs = "".join([f",{self._partitions[index].partition}=%d" for index in indexes])
-            pairs += self._next_pairs.get(topic, "") if whole else ""
-            template += pairs if topic == own_topic else f";{topic}:{pairs[1:]}"
-            chosen += indexes
-        return Suffix(template, itemgetter(*chosen) if chosen else _nothing, len(f"{self._partitions[own]}="))
-
-
-def _nothing(_offsets: Offsets) -> tuple[()]:
-    return ()
+    def _make(self, own: int, spans: Sequence["Span"], *, whole: bool) -> Suffix:
+        layout = self._layout
+        own_partition = layout.partitions[own]
+        template, places = "", list[tuple[int, int]]()
+        for span in sorted(spans, key=lambda span: span.topic != own_partition.topic):
+            indexes = [index for index in range(span.first, span.end) if index != own]
+            pairs = "".join([layout.pairs[index] for index in indexes]) + (span.next_pair if whole else "")
+            template += pairs if span.topic == own_partition.topic else f";{span.topic}:{pairs[1:]}"
+            places += [layout.places[index] for index in indexes]
+        return Suffix(template, places, len(f"{own_partition}="))

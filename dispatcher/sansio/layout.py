@@ -1,11 +1,42 @@
 """An order of partitions, with what the spellings of their positions have in common."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from dispatcher.sansio import id_suffixes
-from dispatcher.sansio.compact_position import Ranges, ranges_of, spell_ranges, without
 from dispatcher.sansio.packed_offsets import PackedOffsets
 from dispatcher.sansio.records import TopicPartition
+
+CHUNK = 32
+"""Most offsets per chunk. A record's snapshot copies one chunk and the tuple of all chunks; with 1,000 partitions both
+have 32 items."""
+
+Offsets = Sequence[int | None]
+Chunks = tuple[tuple[int | None, ...], ...]
+"""The offsets of a layout's partitions in chunks, each of one topic's partitions. Chunks that do not change are shared
+from one snapshot to the next."""
+
+
+class Span(NamedTuple):
+    """The partitions of one topic, which are adjacent in the order."""
+
+    topic: str
+    first: int
+    end: int
+    chunks: slice
+    """Their chunks."""
+    next_pair: str
+    """``,partition=-1`` for the partition that would be added next, if all of the topic's partitions are here."""
+    packed: PackedOffsets
+    """Their offsets as spelled last."""
+
+
+class Chosen(NamedTuple):
+    """What the spellings of some topics have in common."""
+
+    spans: Sequence[Span]
+    is_long: bool
+    """Whether their positions are long with any offsets: each pair has four characters or more."""
 
 
 class Layout:
@@ -18,15 +49,14 @@ class Layout:
     """
 
     __slots__ = (
-        "_compact",
-        "_packed",
-        "_ranges",
+        "_chosen",
+        "chunks",
         "indexes",
-        "next_pairs",
         "owned",
         "owned_indexes",
         "pairs",
         "partitions",
+        "places",
         "spans",
         "suffixes",
     )
@@ -41,21 +71,26 @@ class Layout:
         self.indexes = {partition: index for index, partition in enumerate(self.partitions)}
         self.pairs = tuple(f",{partition.partition}=%d" for partition in self.partitions)
         """The spelling of each partition, with a place for its offset."""
-        self.spans: dict[str, tuple[int, int]] = {}
-        """Where each topic's partitions begin and end; they are sorted, so a topic's are adjacent."""
-        for index, (topic, _) in enumerate(self.partitions):
-            self.spans[topic] = (self.spans.get(topic, (index, 0))[0], index + 1)
-        self.next_pairs: dict[str, str] = {}
-        """For topics whose partitions are all here: the spelling of the partition that would be added next."""
-        if counts is not None:
-            for topic, (first, end) in self.spans.items():
-                if self.partitions[end - 1].partition == end - first - 1 and end - first >= counts.get(topic, 0):
-                    self.next_pairs[topic] = f",{end - first}=-1"
-        self.suffixes = id_suffixes.IdSuffixes(self.partitions, self.spans, self.next_pairs)
-        self._ranges: dict[int, Ranges] = {}
-        self._compact: dict[tuple[int, int | None], bytes] = {}
-        self._packed: dict[int, PackedOffsets] = {}
-        """By the first partition of a span."""
+        self.chunks: list[tuple[int, int]] = []
+        """Where each chunk begins and ends."""
+        self.spans: dict[str, Span] = {}
+        """The partitions of each topic."""
+        numbers: dict[str, list[int]] = {}
+        for topic, number in self.partitions:
+            numbers.setdefault(topic, []).append(number)
+        first = 0
+        for topic, some in numbers.items():
+            end, before = first + len(some), len(self.chunks)
+            self.chunks += [(start, min(start + CHUNK, end)) for start in range(first, end, CHUNK)]
+            is_all = counts is not None and some[-1] == len(some) - 1 and len(some) >= counts.get(topic, 0)
+            next_pair = f",{len(some)}=-1" if is_all else ""
+            chunks = slice(before, len(self.chunks))
+            self.spans[topic] = Span(topic, first, end, chunks, next_pair, PackedOffsets(some))
+            first = end
+        self.places = [(n, place) for n, (start, end) in enumerate(self.chunks) for place in range(end - start)]
+        """The chunk of each partition, and the place in it."""
+        self.suffixes = id_suffixes.IdSuffixes(self)
+        self._chosen: dict[frozenset[str] | None, Chosen] = {}
         self.owned: Layout = self
         """The layout without the followed partitions."""
         self.owned_indexes: tuple[int, ...] = ()
@@ -65,27 +100,17 @@ class Layout:
             self.owned = Layout(owned)
             self.owned_indexes = tuple(self.indexes[partition] for partition in owned)
 
-    def numbers(self, first: int, end: int, own: int | None) -> list[int]:
-        """Return the numbers of a span's partitions, except one that is named separately."""
-        return [self.partitions[index].partition for index in range(first, end) if index != own]
+    def cut(self, offsets: Offsets) -> Chunks:
+        """Cut the offsets of all partitions into chunks."""
+        return tuple([tuple(offsets[first:end]) for first, end in self.chunks])
 
-    def compact(self, first: int, end: int, own: int | None) -> bytes:
-        """Return how compact spellings name the partitions of a span, except one that is named separately.
-
-        Each partition is named separately in turn, so all these are kept: a few bytes for each.
-        """
-        found = self._compact.get((first, own))
+    def chosen(self, topics: frozenset[str] | None) -> Chosen:
+        """Return what the spellings of some topics have in common; of all topics for None."""
+        found = self._chosen.get(topics)
         if found is None:
-            ranges = self._ranges.get(first)
-            if ranges is None:
-                ranges = self._ranges[first] = ranges_of(self.numbers(first, end, None))
-            left = ranges if own is None else without(ranges, self.partitions[own].partition)
-            found = self._compact[first, own] = spell_ranges(left)
+            if len(self._chosen) >= id_suffixes.MAX_SUFFIXES:
+                self._chosen.clear()
+            spans = [span for topic, span in self.spans.items() if topics is None or topic in topics]
+            is_long = 4 * sum([end - first for _, first, end, *_ in spans]) > id_suffixes.SHORT_CHARACTERS
+            found = self._chosen[topics] = Chosen(spans, is_long)
         return found
-
-    def packed(self, first: int) -> PackedOffsets:
-        """Return the offsets, as spelled last, of the span that begins at this partition."""
-        packed = self._packed.get(first)
-        if packed is None:
-            packed = self._packed[first] = PackedOffsets()
-        return packed

@@ -15,6 +15,7 @@ left out.
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import cast
 
 from dispatcher.errors import MalformedPositionError
@@ -27,11 +28,14 @@ from dispatcher.sansio.compact_position import (
     read_compact,
     spell_compact,
 )
-from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.layout import Chosen, Chunks, Layout, Offsets, Span
 from dispatcher.sansio.records import TopicPartition
 
 MAX_POSITION_CHARACTERS = 8192
 """Browsers and proxies send the id back in a header, and proxies accept 8 KiB for all headers together."""
+
+OFFSET_BYTES = 8
+"""What an offset or a chunk costs in each snapshot that does not share it."""
 
 PLAIN_CHARACTERS = 4096
 """Clients spell longer positions compactly, which leaves half of what proxies accept to the other headers."""
@@ -120,7 +124,7 @@ def shortest_position(position: Mapping[TopicPartition, int]) -> str:
     if len(plain) <= PLAIN_CHARACTERS:
         return plain
     layout = Layout(position)
-    return Snapshot(layout, tuple(position[partition] for partition in layout.partitions)).format()
+    return Snapshot.of(layout, [position[partition] for partition in layout.partitions]).format()
 
 
 def format_position(position: Mapping[TopicPartition, int], own: TopicPartition | None = None) -> str:
@@ -133,35 +137,61 @@ def format_position(position: Mapping[TopicPartition, int], own: TopicPartition 
 
 
 class Snapshot:
-    """The offsets of a layout's partitions at one moment. Taking a snapshot only copies a tuple.
+    """The offsets of a layout's partitions at one moment, in chunks that it shares with earlier snapshots.
 
     Args:
         layout: The order of partitions.
-        offsets: The last seen offset of each partition; None if unknown.
+        chunks: The last seen offset of each partition, cut by `Layout.cut`; None if unknown.
+        size_bytes: The memory of what it does not share.
         number: Counts snapshots that were taken one after the other, from 1; -1 for others.
         moved: The index of the only offset that may have moved since the snapshot before; None if that is unknown.
     """
 
-    __slots__ = ("layout", "moved", "number", "offsets")
+    __slots__ = ("chunks", "layout", "moved", "number", "size_bytes")
 
     def __init__(
-        self,
-        layout: Layout,
-        offsets: tuple[int | None, ...],
-        number: int = -1,
-        moved: int | None = None,
+        self, layout: Layout, chunks: Chunks, size_bytes: int = 0, number: int = -1, moved: int | None = None
     ) -> None:
         self.layout = layout
-        self.offsets = offsets
+        self.chunks = chunks
+        self.size_bytes = size_bytes
         self.number = number
         self.moved = moved
+
+    @classmethod
+    def of(cls, layout: Layout, offsets: Offsets, like: "Snapshot | None" = None) -> "Snapshot":
+        """Return a snapshot of the offsets of all partitions, which shares equal chunks with another one."""
+        chunks = layout.cut(offsets)
+        if like is None or like.layout is not layout:
+            return cls(layout, chunks, OFFSET_BYTES * (len(chunks) + len(offsets)))
+        shared = tuple([old if old == new else new for old, new in zip(like.chunks, chunks, strict=True)])
+        kept = sum([len(chunk) for old, chunk in zip(like.chunks, shared, strict=True) if chunk is not old])
+        return cls(layout, shared, OFFSET_BYTES * (len(chunks) + kept))
+
+    @property
+    def offsets(self) -> tuple[int | None, ...]:
+        """The last seen offset of each partition. The cost grows with their number."""
+        return tuple(chain.from_iterable(self.chunks))
+
+    def offset(self, index: int) -> int | None:
+        """Return the last seen offset of the partition with this index."""
+        chunk, place = self.layout.places[index]
+        return self.chunks[chunk][place]
 
     def owned(self) -> "Snapshot":
         """The same snapshot without followed partitions."""
         layout = self.layout
         if layout.owned is layout:
             return self
-        return Snapshot(layout.owned, tuple([self.offsets[index] for index in layout.owned_indexes]))
+        offsets = self.offsets
+        return Snapshot.of(layout.owned, [offsets[index] for index in layout.owned_indexes])
+
+    def ending(self, index: int, offset: int) -> "Snapshot":
+        """The same snapshot with another offset of the partition with this index."""
+        number, place = self.layout.places[index]
+        chunk = self.chunks[number]
+        moved = (*chunk[:place], offset, *chunk[place + 1 :])
+        return Snapshot(self.layout, (*self.chunks[:number], moved, *self.chunks[number + 1 :]))
 
     def short_suffix(self, own: int, topics: frozenset[str] | None = None, *, whole: bool = False) -> str | None:
         """Return what follows ``topic:partition=offset`` in the ids of a batch; None if such ids would be long.
@@ -178,11 +208,11 @@ class Snapshot:
         if found is None:
             return None
         try:
-            suffix = found.format(self.offsets)
+            suffix = found.format(self.chunks)
         except TypeError:
-            position = self._short(topics, own, whole=whole)
-            return None if position is None else position[found.own_characters + len(str(self.offsets[own])) :]
-        length = found.own_characters + len(str(self.offsets[own])) + len(suffix)
+            position = self._short(self.layout.chosen(topics), own, whole=whole)
+            return None if position is None else position[found.own_characters + len(str(self.offset(own))) :]
+        length = found.own_characters + len(str(self.offset(own))) + len(suffix)
         return suffix if length <= id_suffixes.SHORT_CHARACTERS else None
 
     def format(self, topics: frozenset[str] | None = None, own: int | None = None, *, whole: bool = False) -> str:
@@ -199,69 +229,64 @@ class Snapshot:
             The position; empty if nothing is known. If it would be longer than what is accepted: the pair of `own`
             alone, or empty without an `own`.
         """
-        if (short := self._short(topics, own, whole=whole)) is not None:
+        layout, chosen = self.layout, self.layout.chosen(topics)
+        if not chosen.is_long and (short := self._short(chosen, own, whole=whole)) is not None:
             return short
-        layout = self.layout
-        own_topic = None if own is None else layout.partitions[own].topic
-        own_pair = "" if own is None else f"{layout.partitions[own]}={self.offsets[own]}"
-        wanted = {topic: span for topic, span in layout.spans.items() if topics is None or topic in topics}
-        parts = [f"{topic}:{spelled}" for topic, span in wanted.items() if (spelled := self._compact(*span, own))]
-        nexts = {topic: pair for topic in wanted if whole and (pair := self._next(topic))}
-        others = [f"{topic}:{pair[1:]}" for topic, pair in nexts.items() if topic != own_topic]
-        parts = [*parts, *others] if own is None else [own_pair + nexts.get(own_topic or "", ""), *parts, *others]
-        position = ";".join(parts)
-        fits = len(position) <= MAX_POSITION_CHARACTERS and len(layout.partitions) + len(nexts) <= MAX_PARTITIONS
-        return position if fits else own_pair
+        head = own_pair = "" if own is None else f"{layout.partitions[own]}={self.offset(own)}"
+        parts: list[str] = []
+        nexts: list[str] = []
+        count = len(layout.partitions)
+        for span in chosen.spans:
+            is_own = own is not None and span.first <= own < span.end
+            spelled, is_known = self._compact(span, own if is_own else None)
+            if spelled:
+                parts.append(f"{span.topic}:{spelled}")
+            if whole and is_known and span.next_pair:
+                count += 1
+                if is_own:
+                    head += span.next_pair
+                else:
+                    nexts.append(f"{span.topic}:{span.next_pair[1:]}")
+        position = ";".join([head, *parts, *nexts] if head else [*parts, *nexts])
+        return position if len(position) <= MAX_POSITION_CHARACTERS and count <= MAX_PARTITIONS else own_pair
 
-    def _short(self, topics: frozenset[str] | None, own: int | None, *, whole: bool) -> str | None:
-        """Return the whole position, spelled plainly; None if that is long."""
-        layout = self.layout
-        wanted = {topic: span for topic, span in layout.spans.items() if topics is None or topic in topics}
-        if 4 * sum([end - first for first, end in wanted.values()]) > id_suffixes.SHORT_CHARACTERS:
-            return None
-        rest = {topic: self._plain(*span, own) + (self._next(topic) if whole else "") for topic, span in wanted.items()}
+    def _short(self, chosen: Chosen, own: int | None, *, whole: bool) -> str | None:
+        """Return the whole position, spelled plainly; None if that is long. Not for topics that are long anyway."""
+        rest = {span.topic: self._plain(span, own, whole=whole) for span in chosen.spans}
         parts = []
         if own is not None:
-            partition = layout.partitions[own]
-            parts.append(f"{partition}={self.offsets[own]}" + rest.pop(partition.topic, ""))
+            partition = self.layout.partitions[own]
+            parts.append(f"{partition}={self.offset(own)}" + rest.pop(partition.topic, ""))
         position = ";".join(parts + [f"{topic}:{pairs[1:]}" for topic, pairs in rest.items() if pairs])
         return position if len(position) <= id_suffixes.SHORT_CHARACTERS else None
 
-    def _next(self, topic: str) -> str:
-        """Return ``,partition=-1`` for the partition that would be added next; empty unless all others are known."""
-        first, end = self.layout.spans[topic]
-        return "" if None in self.offsets[first:end] else self.layout.next_pairs.get(topic, "")
+    def _plain(self, span: Span, own: int | None, *, whole: bool) -> str:
+        """Return ``,partition=offset`` for each known offset of a topic, except that of a partition named separately.
 
-    def _plain(self, first: int, end: int, own: int | None) -> str:
-        """Return ``,partition=offset`` for each known offset in a span, except that of a partition named separately."""
-        pairs, offsets = self.layout.pairs[first:end], self.offsets[first:end]
-        if own is not None and first <= own < end:
-            pairs, offsets = (
-                pairs[: own - first] + pairs[own - first + 1 :],
-                offsets[: own - first] + offsets[own - first + 1 :],
-            )
-        try:
-            return "".join(pairs) % offsets
-        except TypeError:
-            # An offset is None, which is rare, so checking beforehand would cost more.
-            known = [(pair, offset) for pair, offset in zip(pairs, offsets, strict=True) if offset is not None]
-            return "".join([pair % offset for pair, offset in known])
+        After them follows the partition that would be added next, if the stream is `whole` and all others are known.
+        """
+        pairs, offsets = self.layout.pairs[span.first : span.end], chain.from_iterable(self.chunks[span.chunks])
+        both = enumerate(zip(pairs, offsets, strict=True), span.first)
+        known = {index: pair % offset for index, (pair, offset) in both if offset is not None}
+        following = span.next_pair if whole and len(known) == len(pairs) else ""
+        return "".join([pair for index, pair in known.items() if index != own]) + following
 
-    def _compact(self, first: int, end: int, own: int | None) -> str:
-        """Return the compact spelling of a span, except one partition named separately; empty if nothing is left."""
-        if own is not None and not first <= own < end:
-            own = None
-        if end - first == (own is not None):
-            return ""
-        layout, offsets = self.layout, self.offsets[first:end]
-        packed = layout.packed(first)
+    def _compact(self, span: Span, own: int | None) -> tuple[str, bool]:
+        """Return the compact spelling of a topic, except one of its partitions that is named separately.
+
+        Returns:
+            The spelling; empty if nothing is left. And whether every offset is known.
+        """
+        _, first, end, chunks, _, packed = span
         moved = None if self.moved is None else self.moved - first
-        if not packed.take(offsets, self.number, moved):
-            known = [i for i in range(first, end) if i != own and self.offsets[i] is not None]
-            numbers = [layout.partitions[i].partition for i in known]
-            return spell_compact(numbers, [cast("int", self.offsets[i]) for i in known]) if known else ""
-        left_out = None if own is None else own - first
-        return packed.spell(layout.compact(first, end, own), left_out, lambda: layout.numbers(first, end, own))
+        if packed.take(self.chunks[chunks], self.number, moved):
+            if own is None:
+                return packed.spell(), True
+            return packed.spell(own - first) if end - first > 1 else "", True
+        offsets = self.offsets
+        known = [n for n in range(first, end) if n != own and offsets[n] is not None]
+        numbers = [self.layout.partitions[n].partition for n in known]
+        return spell_compact(numbers, [cast("int", offsets[n]) for n in known]) if known else "", False
 
 
 def _number(text: str, what: str, most: int) -> int:

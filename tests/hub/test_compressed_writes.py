@@ -16,7 +16,7 @@ from dispatcher.sansio.records import Batch, Record, TopicPartition
 ONE = TopicPartition("assets", 0)
 COMPRESSION = Compression(6, 256)
 FEED = feed_of(COMPRESSION.websocket, frozenset({"assets"}))
-SNAPSHOT = Snapshot(Layout([ONE]), (0,))
+SNAPSHOT = Snapshot.of(Layout([ONE]), (0,))
 
 
 class Joining:

@@ -16,7 +16,7 @@ def entry(sequence: int, *times_ms: int | None, gap: bool = False) -> Entry:
     records = [Record(first + n, time_ms, None, b"x", ()) for n, time_ms in enumerate(times_ms)]
     before = Gap(ONE, first - 5, first - 1, "expired") if gap else None
     batch = Batch(ONE, records or NO_RECORDS, gap=before)
-    return Entry(sequence, batch, Snapshot(Layout([ONE]), (first,)), 1)
+    return Entry(sequence, batch, Snapshot.of(Layout([ONE]), (first,)), 1)
 
 
 def indexes(found: list[Overdue]) -> list[tuple[int, list[int]]]:

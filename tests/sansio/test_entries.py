@@ -2,14 +2,14 @@
 
 import pytest
 
-from dispatcher.sansio.entries import GAP, OFFSET_BYTES, Cursor, Entry, Part, Round, Selection, covered, joined
+from dispatcher.sansio.entries import GAP, Cursor, Entry, Part, Round, Selection, covered, joined
 from dispatcher.sansio.layout import Layout
-from dispatcher.sansio.position import Snapshot
+from dispatcher.sansio.position import OFFSET_BYTES, Snapshot
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 TP = TopicPartition("assets", 0)
-HERE = Snapshot(Layout([TP]), (9,))
+HERE = Snapshot.of(Layout([TP]), (9,))
 RETENTION = Gap(TP, 3, 4, "retention")
 
 
@@ -54,7 +54,7 @@ def test_what_an_entry_holds_can_be_let_go() -> None:
     """Sizes and offsets stay known to holders of the entry."""
     found = entry(Batch(TP, records(5, 6)))
     size_bytes = found.size_bytes
-    assert size_bytes == found.batch.size_bytes + OFFSET_BYTES
+    assert size_bytes == found.batch.size_bytes + 2 * OFFSET_BYTES, "an offset in a chunk"
     found.encoded["feed"] = Part(b"", b"encoded", has_ids=True)
     found.forget()
     assert (found.encoded, len(found.batch.records)) == ({}, 0)

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import FellBehindError
-from dispatcher.sansio.entries import OFFSET_BYTES, Cursor, Entry, Part, Selection
+from dispatcher.sansio.entries import Cursor, Entry, Part, Selection
 from dispatcher.sansio.head import Head
 from dispatcher.sansio.history import History, HistoryStatistics
+from dispatcher.sansio.layout import CHUNK
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.position import OFFSET_BYTES, parse_position
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -25,7 +26,8 @@ def batch(partition: TopicPartition, offset: int) -> Batch:
     return Batch(partition, (Record(offset, None, None, b"value", ()),))
 
 
-ONE_BYTES = batch(A, 0).size_bytes + 3 * OFFSET_BYTES
+ONE_BYTES = batch(A, 0).size_bytes + 4 * OFFSET_BYTES
+"""Of an entry of A or B: its snapshot has the offsets of both, in one of two chunks."""
 
 
 class Log(History):
@@ -161,14 +163,15 @@ def test_ids_of_entries_name_the_partitions_that_are_here_when_they_are_handed_o
     history.encode(first, "feed", lambda _: part(b"old"))
     history.reached(B, 30)
     history.reached(OTHER, 40)
-    append(history, B, A)
+    others = append(history, B, A)
     history.remove([OTHER])
     history.lay_out([A, B])
     reader = cursor(history, ASSETS, a=0, b=0)
     assert history.next(reader) is first
     assert (first.snapshot.layout.partitions, first.snapshot.offsets) == ((A, B), (0, 29))
     assert not first.encoded, "its bytes had another id"
-    assert history.size_bytes == 3 * ONE_BYTES - OFFSET_BYTES
+    assert first.size_bytes == ONE_BYTES - OFFSET_BYTES, "its snapshot has one chunk, of two offsets"
+    assert history.size_bytes == sum(entry.size_bytes for entry in (first, *others))
     renewed = part(b"new")
     history.encode(first, "feed", lambda _: renewed)
     snapshot = first.snapshot
@@ -213,7 +216,7 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
 
 def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
     """A later batch that was dispatched first stays after the waiting one."""
-    history = Log(2 * ONE_BYTES)
+    history = Log(2 * ONE_BYTES + 3 * OFFSET_BYTES)  # room for what entries handed out later do not share
     first, second = append(history, A, A)
     history.dispatched(second)
     append(history, B)
@@ -233,12 +236,41 @@ def test_entries_after_an_evicted_one_can_be_evicted() -> None:
     assert history.size_bytes == ONE_BYTES
 
 
-def test_an_entry_counts_the_partitions_whose_offsets_it_keeps() -> None:
-    """A thousand offsets take more memory than a small record."""
+def test_an_entry_counts_the_offsets_that_it_alone_keeps() -> None:
+    """Of a thousand partitions, it shares all but one chunk with the entry before; each chunk that moved counts."""
     history = History(10**6)
-    history.lay_out([TopicPartition("assets", number) for number in range(1000)])
-    history.append(batch(A, 0))
-    assert history.size_bytes == ONE_BYTES + 997 * OFFSET_BYTES
+    partitions = [TopicPartition("assets", number) for number in range(1000)]
+    history.lay_out(partitions)
+    first = history.append(batch(A, 0))
+    assert history.size_bytes == batch(A, 0).size_bytes + OFFSET_BYTES * (CHUNK + len(history.layout.chunks))
+    for partition in partitions[CHUNK:]:
+        history.reached(partition, 5)
+    second = history.append(batch(A, 1))
+    assert second.size_bytes == batch(A, 1).size_bytes + OFFSET_BYTES * (1000 + len(history.layout.chunks))
+    third = history.append(batch(A, 2))
+    assert third.size_bytes == first.size_bytes
+    assert all(
+        before is after for before, after in zip(second.snapshot.chunks[1:], third.snapshot.chunks[1:], strict=True)
+    )
+
+
+def test_entries_of_earlier_partitions_share_offsets_too() -> None:
+    """Handed out after a partition was added, they do not take the memory of a thousand offsets each."""
+    history = History(10**6)
+    partitions = [TopicPartition("assets", number) for number in range(1000)]
+    history.lay_out(partitions)
+    for partition in partitions:
+        history.reached(partition, 5)
+    entries = [history.append(batch(A, offset)) for offset in range(5, 9)]
+    history.lay_out([*partitions, OTHER])
+    history.reached(OTHER, 0)
+    reader = cursor(history, ASSETS, a=5)
+    reader.next_offsets = dict.fromkeys(partitions, 5)
+    assert list(history.ahead(reader)) == entries
+    chunks = len(history.layout.chunks)
+    kept = [(entry.size_bytes - entry.batch.size_bytes) / OFFSET_BYTES - chunks for entry in entries]
+    assert kept == [1001, CHUNK, CHUNK, CHUNK]
+    assert history.size_bytes == sum(entry.size_bytes for entry in entries)
 
 
 def test_encoded_bytes_are_made_once_and_counted() -> None:
@@ -273,7 +305,7 @@ def test_a_removed_partition_is_handed_to_nobody() -> None:
     assert third.removed
     assert not history.dispatched(third)
     assert [second.sequence] == read(history, cursor(history, ASSETS, b=0))
-    assert history.waiting() == {B: ONE_BYTES}
+    assert history.waiting() == {B: second.size_bytes}
     assert (history.waiting_records(A), history.waiting_records(B)) == (0, 1)
 
 
@@ -317,7 +349,7 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
                 seen[found.batch.partition].append(found.sequence)
         can_go = [e for e in history._dispatched if history._partitions[e.batch.partition].entries[0] is e]
         assert history.size_bytes <= entries * ONE_BYTES or not can_go
-        assert history.statistics().waiting_bytes == len(waiting) * ONE_BYTES
+        assert history.statistics().waiting_bytes == sum(entry.size_bytes for entry in waiting)
         assert history.is_counted
     for partition, sequences in seen.items():
         assert appended[partition][: len(sequences)] == sequences

@@ -32,7 +32,7 @@ def test_no_id_is_longer(named: dict[str, set[int] | range], low: int, data: st.
     layout = Layout(partitions)
     offsets = tuple(low + (APART - 1 if index % 2 else 0) for index in range(len(partitions)))
     own = data.draw(st.integers(0, len(partitions) - 1))
-    text = Snapshot(layout, offsets).format(own=own)
+    text = Snapshot.of(layout, offsets).format(own=own)
     if longest <= MAX_POSITION_CHARACTERS:
         assert len(text) <= max(longest, SHORT_CHARACTERS)
         assert len(parse_position(text)) == len(partitions)
@@ -43,7 +43,7 @@ def test_the_longest_id_is_hardly_shorter(count: int) -> None:
     """Nothing is refused that is not near the limit."""
     layout = Layout([TopicPartition("assets", number) for number in range(count)])
     offsets = tuple(2 * APART - number % 2 * (APART - 1) for number in range(count))
-    text = Snapshot(layout, offsets).format(own=count // 2)
+    text = Snapshot.of(layout, offsets).format(own=count // 2)
     assert longest_id({"assets": range(count)}) - SPARE_CHARACTERS < len(text) <= longest_id({"assets": range(count)})
     assert ids_fit({"assets": range(count)})
 

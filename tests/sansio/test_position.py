@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio import id_suffixes
 from dispatcher.sansio.compact_position import MAX_PARTITIONS, spell_compact
-from dispatcher.sansio.layout import Layout
+from dispatcher.sansio.layout import CHUNK, Layout
 from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
+    OFFSET_BYTES,
     Snapshot,
     counts_begun_with,
     format_position,
@@ -53,13 +55,13 @@ def test_what_is_spelled_is_read_back(position: dict[TopicPartition, int], data:
 def test_a_snapshot_leaves_out_what_is_unknown_and_other_topics() -> None:
     """Ids lack partitions without a position, and topics of other streams."""
     layout = Layout([TopicPartition("b", 0), TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("a", 2)])
-    snapshot = Snapshot(layout, (7, None, 9, 3))
+    snapshot = Snapshot.of(layout, (7, None, 9, 3))
     assert snapshot.short_suffix(0) == ",2=9;b:0=3"
     assert snapshot.short_suffix(0, frozenset({"a"})) == ",2=9"
     assert snapshot.format(frozenset({"a"})) == "a:0=7,2=9"
     assert snapshot.format(own=2) == "a:2=9,0=7;b:0=3"
-    assert Snapshot(layout, (0, None, -1, None)).format() == "a:0=0,2=-1"
-    assert Snapshot(layout, (None,) * 4).format() == ""
+    assert Snapshot.of(layout, (0, None, -1, None)).format() == "a:0=0,2=-1"
+    assert Snapshot.of(layout, (None,) * 4).format() == ""
 
 
 @given(st.dictionaries(partitions, st.none() | st.integers(-1, 2**63 - 1), min_size=1, max_size=8), st.data())
@@ -68,7 +70,7 @@ def test_an_id_holds_what_is_known_of_the_streams_topics(
 ) -> None:
     """This holds for any unknown partitions and any topics."""
     layout = Layout(position)
-    snapshot = Snapshot(layout, tuple(position[partition] for partition in layout.partitions))
+    snapshot = Snapshot.of(layout, tuple(position[partition] for partition in layout.partitions))
     own = data.draw(st.sampled_from(layout.partitions))
     topics = frozenset({own.topic}) | data.draw(st.frozensets(st.sampled_from([p.topic for p in layout.partitions])))
     expected = {p: offset for p, offset in position.items() if offset is not None and p.topic in topics}
@@ -130,7 +132,7 @@ def test_any_text_is_a_position_or_an_error(text: str) -> None:
 def snapshot_of(number: int, spread: int) -> Snapshot:
     """This many partitions, whose offsets are within a range."""
     offsets = [10**9 + partition * 7919 % spread for partition in range(number)]
-    return Snapshot(Layout([TopicPartition("assets", partition) for partition in range(number)]), tuple(offsets))
+    return Snapshot.of(Layout([TopicPartition("assets", partition) for partition in range(number)]), tuple(offsets))
 
 
 @pytest.mark.parametrize("own", [None, 0, 150, 299])
@@ -148,7 +150,7 @@ def test_a_long_position_is_spelled_compactly(own: int | None) -> None:
 def test_a_long_position_leaves_out_what_is_unknown() -> None:
     """It does so like a short one."""
     known = snapshot_of(300, 100)
-    snapshot = Snapshot(known.layout, (None, *known.offsets[1:100], *[None] * 200))
+    snapshot = Snapshot.of(known.layout, (None, *known.offsets[1:100], *[None] * 200))
     expected = dict(zip(known.layout.partitions[1:100], known.offsets[1:100], strict=True))
     assert parse_position(snapshot.format(own=50)) == expected
     assert parse_position(snapshot.format()) == expected
@@ -157,7 +159,7 @@ def test_a_long_position_leaves_out_what_is_unknown() -> None:
 def test_other_topics_of_a_long_position_are_apart() -> None:
     """Each topic is spelled separately, and other streams' topics are left out."""
     layout = Layout([TopicPartition(topic, number) for topic in ("a", "b", "c") for number in range(60)])
-    snapshot = Snapshot(layout, tuple(range(180)))
+    snapshot = Snapshot.of(layout, tuple(range(180)))
     position = parse_position(snapshot.format(frozenset({"a", "c"}), 5))
     assert position == {tp: n for tp, n in zip(layout.partitions, range(180), strict=True) if tp.topic != "b"}
 
@@ -189,7 +191,7 @@ def test_a_position_of_few_partitions_may_be_long() -> None:
     """Large offsets make it long, and any partition may be the record's own."""
     position = {TopicPartition("assets", number): 2**60 + number for number in range(64)}
     layout = Layout(position)
-    snapshot = Snapshot(layout, tuple(position.values()))
+    snapshot = Snapshot.of(layout, tuple(position.values()))
     for own in range(64):
         assert parse_position(snapshot.format(own=own)) == position
     many = snapshot_of(300, 100)
@@ -200,10 +202,10 @@ def test_a_position_of_few_partitions_may_be_long() -> None:
 def test_streams_of_the_replicas_own_partitions_do_not_name_followed_ones() -> None:
     """Snapshots contain another snapshot without followed partitions."""
     partitions = [TopicPartition("assets", number) for number in range(3)]
-    snapshot = Snapshot(Layout(partitions, [partitions[1]]), (5, 6, 7))
+    snapshot = Snapshot.of(Layout(partitions, [partitions[1]]), (5, 6, 7))
     assert snapshot.format() == "assets:0=5,1=6,2=7"
     assert snapshot.owned().format() == "assets:0=5,2=7"
-    alone = Snapshot(Layout(partitions), (5, 6, 7))
+    alone = Snapshot.of(Layout(partitions), (5, 6, 7))
     assert alone.owned() is alone
 
 
@@ -213,7 +215,7 @@ def test_what_spelling_has_in_common_is_kept_for_64_of_the_partitions() -> None:
     expected = dict(zip(snapshot.layout.partitions, snapshot.offsets, strict=True))
     for own in [*range(80), *range(80)]:
         assert parse_position(snapshot.format(own=own)) == expected
-    only = Snapshot(Layout([*snapshot.layout.partitions, TopicPartition("one", 0)]), (*snapshot.offsets, 1))
+    only = Snapshot.of(Layout([*snapshot.layout.partitions, TopicPartition("one", 0)]), (*snapshot.offsets, 1))
     assert only.format(own=80).partition(";")[0] == "one:0=1"
 
 
@@ -239,7 +241,7 @@ WHOLE_LAYOUTS = pytest.mark.parametrize(
 def test_ids_of_the_whole_topic_say_how_many_partitions_there_are(count: int, topics: list[str]) -> None:
     """Plain or compact, they name the next partition as not seen yet."""
     layout = Layout([TopicPartition(topic, number) for topic in topics for number in range(count)], counts={})
-    snapshot = Snapshot(layout, tuple(range(5, 5 + len(layout.partitions))))
+    snapshot = Snapshot.of(layout, tuple(range(5, 5 + len(layout.partitions))))
     ids = [snapshot.format(whole=True), snapshot.format(own=0, whole=True)]
     if (suffix := snapshot.short_suffix(0, whole=True)) is not None:
         ids.append(f"a:0=5{suffix}")
@@ -263,7 +265,7 @@ def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
     numbers: tuple[int, ...], counts: dict[str, int] | None, offsets: tuple[int | None, ...]
 ) -> None:
     """Otherwise a client would get a known partition again from its start."""
-    snapshot = Snapshot(Layout([TopicPartition("a", number) for number in numbers], counts=counts), offsets)
+    snapshot = Snapshot.of(Layout([TopicPartition("a", number) for number in numbers], counts=counts), offsets)
     assert counts_begun_with(parse_position(snapshot.format(whole=True))) == {}
 
 
@@ -331,3 +333,33 @@ def test_reading_a_long_id_costs_three_calls_per_partition(text: str) -> None:
     assert MAX_POSITION_CHARACTERS * 0.75 < len(text) <= MAX_POSITION_CHARACTERS
     assert len(position) == 800
     assert calls <= 4 * len(position)
+
+
+def test_clients_cannot_make_layouts_keep_more_and_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They choose the topics of their streams."""
+    monkeypatch.setattr(id_suffixes, "MAX_SUFFIXES", 3)
+    layout = Layout([TopicPartition("assets", number) for number in range(3)])
+    for number in range(9):
+        topics = frozenset({"assets", f"other-{number}"})
+        assert Snapshot.of(layout, (5, 6, 7)).format(topics) == "assets:0=5,1=6,2=7"
+        assert len(layout._chosen) <= 3
+
+
+def test_a_snapshot_shares_equal_chunks_with_another_one() -> None:
+    """It takes the memory of the others alone; a snapshot of another layout has nothing to share."""
+    before = snapshot_of(300, 100)
+    offsets = list(before.offsets)
+    offsets[40] = 3
+    after = Snapshot.of(before.layout, offsets, before)
+    assert after.offsets == tuple(offsets)
+    assert [old is new for old, new in zip(before.chunks, after.chunks, strict=True)] == [True, False, *[True] * 8]
+    assert after.size_bytes == OFFSET_BYTES * (CHUNK + 10)
+    assert Snapshot.of(Layout(before.layout.partitions), offsets, before).size_bytes == OFFSET_BYTES * (300 + 10)
+
+
+def test_a_snapshot_that_ends_earlier_in_one_partition() -> None:
+    """Nothing else differs."""
+    before = snapshot_of(300, 100)
+    after = before.ending(40, 3)
+    assert after.offsets == (*before.offsets[:40], 3, *before.offsets[41:])
+    assert parse_position(after.format()) == dict(zip(before.layout.partitions, after.offsets, strict=True))

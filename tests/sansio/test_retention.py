@@ -27,7 +27,7 @@ NOW_MS = 1_000_000_000.0
 def entry(*timestamps_ms: int | None, first: int = 0, gap: Gap | None = None) -> Entry:
     """An entry with a record of 30 bytes for each timestamp."""
     records = [Record(first + n, time_ms, None, b"x" * 30, ()) for n, time_ms in enumerate(timestamps_ms)]
-    return Entry(1, Batch(ONE, records or NO_RECORDS, gap=gap), Snapshot(Layout([ONE]), (0,)), 1)
+    return Entry(1, Batch(ONE, records or NO_RECORDS, gap=gap), Snapshot.of(Layout([ONE]), (0,)), 1)
 
 
 def waiting(offset: int = 0, age_seconds: float | None = 10, record_bytes: float = 100) -> Waiting:
