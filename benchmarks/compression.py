@@ -74,7 +74,8 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
 async def _measure(level: int | None, subscribers: int, seconds: float) -> list[dict[str, Any]]:
     settings = _settings(level)
     hub = Hub(settings, lambda _batch, _start, _end: None, NeverAnswering())
-    server = Server(create_app(hub, settings, cast("Operations", None)), settings)
+    app = create_app(hub, settings, cast("Operations", None))
+    server = Server(app, settings, direct=app.direct)
     offset = 0
     rows: list[dict[str, Any]] = []
     with Load() as load:

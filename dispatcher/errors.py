@@ -62,6 +62,14 @@ class UnauthenticatedError(DispatcherError):
             self.challenge += f', error="invalid_token", error_description="{_quotable(reason)}"'
 
 
+class ExpiredTokenError(DispatcherError):
+    """The token was right until it expired; with a new one, the same request can succeed."""
+
+    http_status = 401
+    close_code = 4419
+    retriable = True
+
+
 class ForbiddenError(DispatcherError):
     """The token is right, and does not allow what the request asks for."""
 

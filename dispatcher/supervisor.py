@@ -143,7 +143,13 @@ async def supervise(
         is_draining=lambda: drain.is_on,
         refusals=refusals,
     )
-    server = Server(app, settings, lambda: pipeline.hub.subscribers, sockets=parent.sockets if parent else ())
+    server = Server(
+        app,
+        settings,
+        lambda: pipeline.hub.subscribers,
+        direct=app.direct,
+        sockets=parent.sockets if parent else (),
+    )
     for_operators = Server(
         create_operations_app(settings, operations, Admin(streams, admin_access)), settings, for_operators=True
     )

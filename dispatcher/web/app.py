@@ -21,7 +21,8 @@ from dispatcher.settings import Settings
 from dispatcher.web.admin import Admin, add_admin
 from dispatcher.web.authentication import Authentication
 from dispatcher.web.contract import add_contract
-from dispatcher.web.events import add_events
+from dispatcher.web.direct import DirectStreams
+from dispatcher.web.events import EventsOpener, add_events
 from dispatcher.web.limits import Entrance, Limits
 from dispatcher.web.operations import Operations, add_health, add_operations
 from dispatcher.web.origin_check import add_origin_check
@@ -32,7 +33,7 @@ from dispatcher.web.proxies import Proxies
 from dispatcher.web.refusals import Refusals, count_in, note_refusal
 from dispatcher.web.tasks import WHOLE
 from dispatcher.web.visits import Visits
-from dispatcher.web.websocket import add_websocket
+from dispatcher.web.websocket import WebSocketOpener, add_websocket
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,8 @@ class App(QuartTrio):
 
     asgi_http_class = HTTPConnection
     asgi_websocket_class = WebsocketConnection
+    direct: DirectStreams | None = None
+    """Begins ordinary streams, for which the server need not ask the app."""
 
     def create_url_adapter(self, request: BaseRequestWebsocket | None) -> MapAdapter | None:
         """Match routes, whatever the host.
@@ -134,9 +137,13 @@ def create_app(
     app = _app(refusals)
     proxies = Proxies.of(settings)
     entrance = Entrance(limits or Limits(settings), proxies, visits, is_draining)
-    add_origin_check(app, Policy.of(settings), proxies)
-    add_events(app, hub, settings, entrance, authentication)
-    add_websocket(app, hub, settings, entrance, authentication)
+    policy = Policy.of(settings)
+    add_origin_check(app, policy, proxies)
+    events = EventsOpener(hub, settings, entrance, authentication)
+    websockets = WebSocketOpener(hub, settings, entrance, authentication)
+    add_events(app, events)
+    add_websocket(app, websockets)
+    app.direct = DirectStreams(policy, proxies, events, websockets)
     if settings.operations_bind:
         add_health(app, operations, in_public=True)
     else:

@@ -1,8 +1,9 @@
-"""One TCP connection: requests through Hypercorn, then perhaps a stream, then the end.
+"""One TCP connection: requests, then perhaps a stream, then the end.
 
-Hypercorn (`http11`) serves requests until one is answered with a stream. Once the head of that response is written,
-Hypercorn is gone: the stream owns the connection and reads the client's bytes itself (`streams`), and the connection
-ends with the stream. Everything that is sent passes through one outlet (`writer`).
+An ordinary request for a stream that comes first is answered at once (`direct`). Otherwise Hypercorn (`http11`) serves
+requests until one is answered with a stream. Once the head of that response is written, Hypercorn is gone: the stream
+owns the connection and reads the client's bytes itself (`streams`), and the connection ends with the stream. Everything
+that is sent passes through one outlet (`writer`).
 
 What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) does not:
 
@@ -17,7 +18,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import cast
+from typing import Protocol, cast
 
 import structlog
 import trio
@@ -27,8 +28,9 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState, TaskGroup
 from hypercorn.utils import parse_socket_addr
 
-from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
+from dispatcher.errors import DispatcherError, SubscriberGoneError, SubscriberStalledError
 from dispatcher.sansio.addresses import Address
+from dispatcher.sansio.plain_heads import PlainHead
 from dispatcher.web.http11 import Http11
 from dispatcher.web.intake import Place
 from dispatcher.web.sockets import Socket, has_left
@@ -49,6 +51,16 @@ bytes resets it, and the client would never read the answer."""
 PassBy = Callable[[], Awaitable[None]]
 
 
+class Direct(Protocol):
+    """Begins streams without Hypercorn (`direct.DirectStreams`)."""
+
+    def read(self, data: bytes) -> PlainHead | None:
+        """Read the first bytes of a connection; None if they are not an ordinary request for a stream."""
+
+    async def begin(self, head: PlainHead, connection: "Connection") -> bytes | None:
+        """Leave a stream with its connection; returns the head of the response, None without a stream."""
+
+
 class Connection:
     """Serves one connection until either side ends it.
 
@@ -59,6 +71,7 @@ class Connection:
         config: Hypercorn's configuration.
         context: Shared by all connections.
         peer: The socket, which this object then owns.
+        direct: Begins ordinary streams; None if Hypercorn serves all requests.
         client: The other end, or the client that a PROXY header named instead.
         received: What the client has sent already.
         place: The connection's place, which notes whether it is idle.
@@ -74,6 +87,7 @@ class Connection:
         config: Config,
         context: WorkerContext,
         peer: Socket,
+        direct: Direct | None = None,
         *,
         client: Address,
         received: bytes = b"",
@@ -87,6 +101,7 @@ class Connection:
         self._config = config
         self._context = context
         self.peer = peer
+        self._direct = direct
         self.client = client
         self._received = received
         self._place = place
@@ -107,6 +122,8 @@ class Connection:
         self.stream: Stream | None = None
         """The stream that a handler left, to be run after its response's head was sent. It is always closed here and
         nowhere else, and the connection serves no other request."""
+        self.refusal: DispatcherError | None = None
+        """Why no stream has begun directly, for the app to answer."""
         self.unread: list[bytes] = []
         """What the client has sent since a handler left the stream; empty bytes mean that it closed its side."""
 
@@ -139,6 +156,15 @@ class Connection:
         """What the current request offers in ``Sec-WebSocket-Extensions``."""
         return () if self._protocol is None else self._protocol.extensions
 
+    def raise_refusal(self) -> None:
+        """Raise `refusal`, once."""
+        refusal, self.refusal = self.refusal, None
+        try:
+            if refusal is not None:
+                raise refusal
+        finally:
+            del refusal  # its traceback holds this frame
+
     def begin_stream(self) -> None:
         """Release Hypercorn, and continue with the stream: the app has sent its head."""
         self._ends = True
@@ -162,34 +188,19 @@ class Connection:
 
     async def _serve_requests(self) -> None:
         """Serve requests until the connection ends or a stream begins."""
-        sock = self.peer.socket
-        client = (str(self.client), 0)
-        server = parse_socket_addr(sock.family, sock.getsockname())
-        self._tasks = tasks = Tasks(self, self._nursery, reads_on=self.peer.descriptor is None)
-        self._protocol = protocol = Http11(
-            self._app,
-            self._config,
-            self._context,
-            cast("TaskGroup", tasks),
-            ConnectionState({"connection": self}),
-            self.peer.descriptor is None,
-            client,
-            server,
-            self._protocol_send,
-        )
         self._reading.deadline = trio.current_time() + self._request_timeout_seconds
         try:
             with self._reading:
-                await self._read(protocol)
+                await self._read()
             if not self._ends:
                 self._ends = True
-                if tasks.running:
+                if self._has_tasks and self._protocol is not None and self._tasks is not None:
                     # An app that has already ended, with messages unread, would never take this one.
                     with trio.move_on_after(END_SECONDS):
-                        await protocol.handle(Closed())
-                    await tasks.end()
+                        await self._protocol.handle(Closed())
+                    await self._tasks.end()
         finally:
-            if tasks.running:
+            if (tasks := self._tasks) is not None and tasks.running:
                 tasks.cancel()
                 with trio.move_on_after(END_SECONDS, shield=True):
                     await tasks.end()
@@ -197,14 +208,16 @@ class Connection:
     def _take_response(self) -> bool:
         """Release Hypercorn; returns whether its response is that of a stream, and the client is still connected."""
         protocol, self._protocol = self._protocol, None
-        assert protocol is not None  # noqa: S101 - it served requests
-        protocol.stream = None  # otherwise the two would hold each other until the next garbage collection
-        if not protocol.response_is_open or self.writer.ended or b"" in self.unread:
+        if protocol is not None:
+            protocol.stream = None  # otherwise the two would hold each other until the next garbage collection
+            if not protocol.response_is_open:
+                return False
+        if self.writer.ended or b"" in self.unread:
             return False
         # A response during which nothing was read cannot have noticed that the client left.
         return self.peer.descriptor is None or not has_left(self.peer.socket)
 
-    async def _read(self, protocol: Http11) -> None:
+    async def _read(self) -> None:
         begins = True
         while True:
             try:
@@ -220,12 +233,45 @@ class Connection:
                 return
             self._has_turn = begins or self._is_kept_alive
             if self._has_turn:
-                begins = self._is_kept_alive = False
+                self._is_kept_alive = False
                 await self._wait_for_turn()
+                if begins and await self._begin_directly(data):
+                    return
+                begins = False
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
-            await protocol.handle(RawData(data))
+            if self._protocol is None:
+                self._protocol = self._make_protocol()
+            await self._protocol.handle(RawData(data))
             if self._ends:
                 return
+
+    async def _begin_directly(self, data: bytes) -> bool:
+        """Begin the stream that the first bytes ask for, if Hypercorn is not needed for it."""
+        if self._direct is None or (request := self._direct.read(data)) is None:
+            return False
+        self._place.note_idle(idle=False)
+        head = await self._direct.begin(request, self)
+        if head is None:
+            return False
+        self.writer.hold(head)
+        self._ends = True
+        return True
+
+    def _make_protocol(self) -> Http11:
+        """Let Hypercorn serve requests from now on."""
+        sock = self.peer.socket
+        self._tasks = Tasks(self, self._nursery, reads_on=self.peer.descriptor is None)
+        return Http11(
+            self._app,
+            self._config,
+            self._context,
+            cast("TaskGroup", self._tasks),
+            ConnectionState({"connection": self}),
+            self.peer.descriptor is None,
+            (str(self.client), 0),
+            parse_socket_addr(sock.family, sock.getsockname()),
+            self._protocol_send,
+        )
 
     async def _wait_for_turn(self) -> None:
         # The wait for a turn does not count against the client's time. The connection still counts as idle: otherwise

@@ -1,9 +1,10 @@
 """``GET /events``: server-sent events.
 
-The response begins through Quart and Hypercorn. Then the connection belongs to the stream (`streams`), which writes
-ready-made chunks, and ends when the client sends a byte or leaves.
+The response begins directly (`direct`), or through Quart and Hypercorn. Then the connection belongs to the stream
+(`streams`), which writes ready-made chunks, and ends when the client sends a byte or leaves.
 """
 
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -11,20 +12,18 @@ from quart import Quart, g, request
 from quart.wrappers.response import ResponseBody
 from quart_trio.wrappers import TrioResponse
 
-from dispatcher.errors import BadRequestError, SubscriberGoneError, TooManyError, UnavailableError
+from dispatcher.errors import BadRequestError, ExpiredTokenError, SubscriberGoneError, TooManyError, UnavailableError
 from dispatcher.hub.goodbyes import Goodbye, token_needed, too_many, try_later
-from dispatcher.hub.hub import Hub
 from dispatcher.sansio.codings import accepts_gzip
 from dispatcher.sansio.encoding import sse
 from dispatcher.sansio.encoding.compression import GZIP_HEAD
-from dispatcher.sansio.encoding.wire import sse_wire
-from dispatcher.sansio.id_lengths import check_whole_topics
-from dispatcher.settings import Settings
-from dispatcher.web.authentication import HAS_EXPIRED, NO_COOKIES, Authentication
+from dispatcher.sansio.encoding.wire import Wire, sse_wire
+from dispatcher.web.authentication import NO_COOKIES
 from dispatcher.web.connection import Connection
-from dispatcher.web.limits import Entrance
+from dispatcher.web.opening import StreamOpener, StreamRequest
 from dispatcher.web.refusals import note_refusal
-from dispatcher.web.requests import as_observer, feed_for, read_query
+from dispatcher.web.requests import Query, feed_for
+from dispatcher.web.sessions import Session
 from dispatcher.web.streams import SubscriberStream
 
 HEADERS = {
@@ -99,59 +98,85 @@ class _Opening(ResponseBody):
         raise StopAsyncIteration
 
 
-def add_events(
-    app: Quart, hub: Hub, settings: Settings, entrance: Entrance, authentication: Authentication | None = None
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a request is answered with if its stream can begin."""
+
+    query: Query
+    session: Session | None
+    wire: Wire
+    headers: dict[str, str]
+    opening: bytes
+    """The first bytes of the body."""
+
+
+class EventsOpener(StreamOpener):
+    """Opens streams of server-sent events."""
+
+    async def plan(self, request: StreamRequest) -> Plan:
+        """Plan the response; see `StreamOpener._ask` for its errors."""
+        query, session = await self._ask(request)
+        if query.window_records is not None:
+            raise BadRequestError("ack=client needs a WebSocket: use /ws")
+        wire, headers = sse_wire(envelope=query.envelope, chunked=request.is_http_1_1), HEADERS
+        if (compression := self._hub.encoder.compression) is None:
+            return Plan(query, session, wire, headers, b"")
+        headers = {**HEADERS, "Vary": "Accept-Encoding"}
+        # Only a last chunk shows that the body is complete: without chunks, a complete body and one that was cut off
+        # look the same.
+        if not (request.is_http_1_1 and accepts_gzip(request.fields.getlist("Accept-Encoding"))):
+            return Plan(query, session, wire, headers, b"")
+        headers["Content-Encoding"] = "gzip"
+        return Plan(query, session, compression.sse(wire), headers, GZIP_HEAD)
+
+    def open(self, request: StreamRequest, plan: Plan, connection: Connection) -> dict[str, str]:
+        """Leave the stream with its connection; returns the fields of its response.
+
+        Raises:
+            UnavailableError, TooManyError: the stream is not admitted.
+        """
+        query, session = plan.query, plan.session
+        connection.stream = SubscriberStream(
+            self._hub,
+            feed_for(plan.wire, query, self._settings.acked_topics),
+            query,
+            connection,
+            Silence(chunked=request.is_http_1_1),
+            admission=self._admit(request, query, session),
+            session=session,
+        )
+        return {**plan.headers, "Connection": "close"}
+
+
+def add_events(app: Quart, opener: EventsOpener) -> None:
     """Add the route."""
 
     @app.get("/events")
     async def events() -> TrioResponse:
-        arguments, last_event_id = request.args.to_dict(flat=False), request.headers.get("Last-Event-ID")
-        session, scope, decoded = None, settings.default_scope, settings.decodable_topics
-        if authentication is None:
-            query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
-        else:
-            cookies = request.cookies if authentication.reads_cookies and g.verdict.takes_cookies else NO_COOKIES
-            try:
-                caller = await authentication.identify(request.headers, cookies, arguments)
-            except UnavailableError as error:
-                return _farewell(try_later(str(error)))
-            query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
-            if caller.has_expired:
-                return _farewell(token_needed(HAS_EXPIRED))
-            session = authentication.open_session(caller, arguments, query, can_renew=False)
-        query = as_observer(query, settings.acked_topics)
-        if query.window_records is not None:
-            raise BadRequestError("ack=client needs a WebSocket: use /ws")
-        entrance.check(query)
-        if query.whole:
-            check_whole_topics(query.topics, hub.history.expected)
-        chunked = request.http_version == "1.1"
-        wire, headers, head = sse_wire(envelope=query.envelope, chunked=chunked), HEADERS, b""
-        if (compression := hub.encoder.compression) is not None:
-            headers = {**HEADERS, "Vary": "Accept-Encoding"}
-            # Only a last chunk shows that the body is complete: without chunks, a complete body and one that was cut
-            # off look the same.
-            if chunked and accepts_gzip(request.headers.getlist("Accept-Encoding")):
-                wire, head = compression.sse(wire), GZIP_HEAD
-                headers["Content-Encoding"] = "gzip"
-        if request.method == "HEAD":
-            return TrioResponse(b"", headers=headers)
         connection: Connection = request.scope["state"]["connection"]
-        if connection.has_unread_bytes:
-            raise BadRequestError("nothing may follow a stream request on the same connection")
-        feed = feed_for(wire, query, settings.acked_topics)
+        asked = StreamRequest(
+            connection.client,
+            request.headers,
+            request.args.to_dict(flat=False),
+            request.cookies if opener.counts_cookies() and g.verdict.takes_cookies else NO_COOKIES,
+            is_http_1_1=request.http_version == "1.1",
+        )
         try:
-            admission = entrance.admit(
-                connection.client, request.headers, query, None if session is None else session.subject
-            )
-            connection.stream = SubscriberStream(
-                hub, feed, query, connection, Silence(chunked=chunked), admission=admission, session=session
-            )
-        except (UnavailableError, TooManyError) as error:
-            return _farewell((too_many if isinstance(error, TooManyError) else try_later)(str(error)))
+            connection.raise_refusal()
+            plan = await opener.plan(asked)
+            if request.method == "HEAD":
+                return TrioResponse(b"", headers=plan.headers)
+            if connection.has_unread_bytes:
+                raise BadRequestError("nothing may follow a stream request on the same connection")
+            headers = opener.open(asked, plan, connection)
+        except ExpiredTokenError as error:
+            return _farewell(token_needed(str(error)))
+        except TooManyError as error:
+            return _farewell(too_many(str(error)))
+        except UnavailableError as error:
+            return _farewell(try_later(str(error)))
         # The subscriber writes the body of a stream, except the head of its coding.
-        return TrioResponse(_Opening(head), headers={**headers, "Connection": "close"})
+        return TrioResponse(_Opening(plan.opening), headers=headers)
 
 
 def _farewell(goodbye: Goodbye) -> TrioResponse:

@@ -3,7 +3,6 @@
 import logging
 import socket
 import ssl
-import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +22,8 @@ from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
 from dispatcher.web.arrivals import Arrival, Arrivals
-from dispatcher.web.connection import Connection
+from dispatcher.web.connection import Connection, Direct
+from dispatcher.web.dates import HttpDate
 from dispatcher.web.intake import Intake, IntakeStatistics
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
 from dispatcher.web.proxies import Proxies, peer_address, read_proxy_header
@@ -55,17 +55,15 @@ class ServerStatistics:
 
 
 class HypercornConfig(Config):
-    """Hypercorn's configuration, which formats the date of responses once per second, not once per response."""
+    """Hypercorn's configuration, without the formatting of a date per response."""
 
-    _dated_at = 0
-    _dated: Sequence[tuple[bytes, bytes]] = ()
+    def __init__(self) -> None:
+        super().__init__()
+        self._date = HttpDate()
 
-    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:
+    def response_headers(self, protocol: str) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 - HTTP/1.1 only
         """The header fields of every response."""
-        now = int(time.time())
-        if now != self._dated_at:
-            self._dated_at, self._dated = now, super().response_headers(protocol)
-        return [*self._dated]
+        return [(b"date", self._date.text().encode())]
 
 
 class Server:
@@ -75,6 +73,7 @@ class Server:
         app: The ASGI app.
         settings: Addresses, TLS, proxies, limits and timeouts.
         subscribers: Returns the number of subscribers, none of which may remain without a connection.
+        direct: Begins ordinary streams without the app; None if all requests go through it.
         sockets: The listening sockets, if a parent process has opened them; otherwise `bind` is used.
         for_operators: Whether this is the port of `operations_bind`: plain HTTP, without a proxy in front.
 
@@ -88,10 +87,12 @@ class Server:
         settings: Settings,
         subscribers: Callable[[], int] = lambda: 0,
         *,
+        direct: Direct | None = None,
         sockets: Sequence[socket.socket] = (),
         for_operators: bool = False,
     ) -> None:
         self._app = ASGIWrapper(app)
+        self._direct = direct
         self._settings = settings
         self._sockets = sockets
         self._for_operators = for_operators
@@ -131,6 +132,8 @@ class Server:
         else:
             self._intake = Intake(connections_within_descriptors(settings.max_connections, settings.max_subscribers))
         listeners = [_listener(sock) for sock in self._sockets] or await open_listeners(host, port)
+        for listener in listeners:
+            keep_alive(listener.socket, settings.stall_timeout_seconds)  # accepted sockets inherit it
         self.addresses += [listener.socket.getsockname()[:2] for listener in listeners]
         scheme = "http" if self._tls is None else "https"
         log.info(
@@ -217,24 +220,32 @@ class Server:
                 # Otherwise the kernel holds up to 4 MiB for each slow client, and what it holds counts as dispatched.
                 # Not inherited from the listener: Trio sets 16 KiB on each socket that it accepts.
                 stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, self._settings.socket_unsent_bytes)
-                keep_alive(stream, self._settings.stall_timeout_seconds)
-            with trio.move_on_after(self._settings.request_timeout_seconds) as patience:
-                try:
-                    if self._proxies.wants_header(peer):
-                        peer = await read_proxy_header(stream.socket) or peer
-                    secured = await self._secure(stream, arrival.holder)
-                except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
-                    self._note_failed_handshake(peer, arrival, error)
-                except trio.ClosedResourceError:
-                    pass  # closed to make room
-            if patience.cancelled_caught:
-                self._note_failed_handshake(peer, arrival, TimeoutError("it took too long"))
+            if self._tls is None and not self._proxies.wants_header(peer):
+                secured = PlainSocket(stream, self._settings.stall_timeout_seconds)
+            else:
+                secured, peer = await self._shake_hands(arrival)
             if secured is not None:
                 await self._serve(nursery, secured, peer, arrival)
         finally:
             if secured is None:
                 stream.socket.close()
             arrival.place.release()
+
+    async def _shake_hands(self, arrival: Arrival) -> tuple[Socket | None, Address]:
+        """Read a PROXY header and begin TLS, where there are any; returns no socket if that fails, and the client."""
+        stream, peer = arrival.stream, arrival.peer
+        with trio.move_on_after(self._settings.request_timeout_seconds):
+            try:
+                if self._proxies.wants_header(peer):
+                    peer = await read_proxy_header(stream.socket) or peer
+                return await self._secure(stream, arrival.holder), peer
+            except (ProxyHeaderError, DispatcherError, ssl.SSLError, trio.BrokenResourceError, OSError) as error:
+                self._note_failed_handshake(peer, arrival, error)
+            except trio.ClosedResourceError:
+                pass  # closed to make room
+            return None, peer
+        self._note_failed_handshake(peer, arrival, TimeoutError("it took too long"))
+        return None, peer
 
     async def _secure(self, stream: trio.SocketStream, holder: Hashable) -> Socket:
         patience = self._settings.stall_timeout_seconds
@@ -256,6 +267,7 @@ class Server:
             self._config,
             self._context,
             secured,
+            self._direct,
             client=peer,
             received=arrival.received,
             place=arrival.place,

@@ -5,6 +5,7 @@ acknowledges (`liveness.Liveness`).
 """
 
 import os
+import select
 import socket
 import ssl
 from collections.abc import Sequence
@@ -19,6 +20,11 @@ from dispatcher.web.liveness import Liveness
 
 TLS_RECORD_BYTES = 16 * 1024
 """The maximum size of a TLS record (RFC 8446, section 5.1)."""
+
+
+_HANGS_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""Reported when the peer closes its side, whatever it sent before; without it (not Linux), only when both are closed.
+Errors are always reported."""
 
 
 class Socket(Protocol):
@@ -66,19 +72,13 @@ class Socket(Protocol):
 
 
 def has_left(sock: trio.socket.SocketType) -> bool:
-    """Whether the peer has closed its side, and everything that it sent was read. Never waits."""
+    """Whether the peer has closed its side, or the connection is broken. Never waits."""
     descriptor = sock.fileno()
     if descriptor < 0:
         return True
-    plain = socket.socket(sock.family, sock.type, sock.proto, descriptor)
-    try:
-        return not plain.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    finally:
-        plain.detach()
+    poll = select.poll()
+    poll.register(descriptor, _HANGS_UP)
+    return bool(poll.poll(0))
 
 
 class PlainSocket:
@@ -219,17 +219,16 @@ async def tls_handshake(stream: trio.SocketStream, context: ssl.SSLContext, stal
     return TlsSocket(secure)
 
 
-def keep_alive(stream: trio.SocketStream, seconds: float) -> None:
+def keep_alive(sock: trio.socket.SocketType, seconds: float) -> None:
     """Let the kernel probe a peer that has been silent for this long, and reset the connection if it is gone.
+
+    Connections inherit this from the socket that accepts them.
 
     ``TCP_USER_TIMEOUT`` is not used: it also cuts off peers that answer but have no room, as slow readers do (Linux,
     ``tcp_probe_timer``). `Liveness` ends those that acknowledge nothing.
-
-    Raises:
-        OSError: the connection is already gone.
     """
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with suppress(AttributeError):  # not Linux
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

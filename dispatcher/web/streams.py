@@ -1,9 +1,10 @@
 """Streams that outlive the request that began them.
 
-A handler checks a request, subscribes, and leaves the stream with its connection (`Connection.stream`). Quart answers
-the request with the head of the stream, and is done; so is Hypercorn (`Connection.begin_stream`). The memory that the
-request needed, more than half of what an idle subscriber would cost, is freed. Then the stream has the connection to
-itself: one task writes what the hub offers, another reads what the client sends, until either side ends it.
+Whoever decides about a request (`opening`) leaves the stream with its connection (`Connection.stream`). The request is
+answered with the head of the stream, directly (`direct`), or by Quart and Hypercorn, which are then done
+(`Connection.begin_stream`): the memory that they needed, more than half of what an idle subscriber would cost, is
+freed. Then the stream has the connection to itself: one task writes what the hub offers, another reads what the client
+sends, until either side ends it.
 """
 
 from collections.abc import Awaitable, Callable

@@ -66,7 +66,7 @@ class Administered(House):
             visits=self.visits,
             is_draining=lambda: self.drain.is_on,
         )
-        self.server = Server(app, self.settings, lambda: self.hub.subscribers)
+        self.server = Server(app, self.settings, lambda: self.hub.subscribers, direct=app.direct)
         admin = Admin(OwnStreams(self.visits, self.drain), self.access)
         self.for_operators = Server(
             create_operations_app(self.settings, operations, admin), self.settings, for_operators=True

@@ -54,7 +54,7 @@ class Guarded(House):
         assert authentication is not None
         self.authentication = authentication
         app = create_app(self.hub, self.settings, cast("Operations", Told()), authentication=authentication)
-        self.server = Server(app, self.settings, lambda: self.hub.subscribers)
+        self.server = Server(app, self.settings, lambda: self.hub.subscribers, direct=app.direct)
 
     @asynccontextmanager
     async def serving(self, within_seconds: float = 20) -> AsyncIterator[None]:

@@ -31,7 +31,7 @@ async def test_event_source_and_websocket_read_record_by_record() -> None:
     """Each record arrives before the next is published, and the reason for the end arrives, too."""
     house = House("socket", compression="on")
     app = create_app(house.hub, house.settings, cast("Operations", Told()))
-    house.server = Server(app, house.settings, lambda: house.hub.subscribers)
+    house.server = Server(app, house.settings, lambda: house.hub.subscribers, direct=app.direct)
     async with house.serving(within_seconds=90), open_profile() as browser:
         page = await browser.new_page()
         await page.open("http://{}:{}/".format(*house.server.addresses[0]))

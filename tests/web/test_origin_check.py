@@ -38,7 +38,8 @@ class Allowing(House):
     def __init__(self, **settings: Any) -> None:
         self.secure = False
         Bench.__init__(self, bind="127.0.0.1:0", topics=[ONE.topic], **settings)
-        self.server = Server(create_app(self.hub, self.settings, cast("Operations", Told())), self.settings)
+        app = create_app(self.hub, self.settings, cast("Operations", Told()))
+        self.server = Server(app, self.settings, direct=app.direct)
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> httpx2.Response:
         """A request; underscores in names of headers are dashes."""

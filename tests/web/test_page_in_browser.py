@@ -57,7 +57,8 @@ class House(Bench):
 
     def __init__(self) -> None:
         super().__init__(bind="127.0.0.1:0", topics=[ONE.topic])
-        self.server = Server(create_app(self.hub, self.settings, cast("Operations", Told())), self.settings)
+        app = create_app(self.hub, self.settings, cast("Operations", Told()))
+        self.server = Server(app, self.settings, direct=app.direct)
 
     @property
     def url(self) -> str:

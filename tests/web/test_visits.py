@@ -39,7 +39,7 @@ class Observed(House):
         app = create_app(
             self.hub, self.settings, cast("Operations", None), Limits(self.settings), None, visits=self.visits
         )
-        self.server = Server(app, self.settings, lambda: self.hub.subscribers)
+        self.server = Server(app, self.settings, lambda: self.hub.subscribers, direct=app.direct)
 
     @asynccontextmanager
     async def named(self, agent: str, receive_buffer_bytes: int = 0) -> AsyncIterator[SseStream]:
