@@ -18,7 +18,7 @@ SHORT_TURN_SECONDS = 0.0015
 """After a turn of the loop that was no longer than this, the full number may pass."""
 
 LONG_TURN_SECONDS = 0.003
-"""After a turn between the two, one may pass; after a longer one, none."""
+"""After a turn between the two, fewer may pass; after a longer one, none."""
 
 
 IDLE_CHECKPOINT_SECONDS = 0.0001
@@ -40,7 +40,8 @@ class Pace:
     *Thread*: Trio's. Without `run`, nobody passes once the first turn is used up.
 
     Args:
-        per_turn: Maximum number of waiters that pass in one turn.
+        per_turn: Maximum number of waiters that pass in one turn, or the sum of their costs.
+        after_longer_turn: The same after a longer turn, and after those that nobody passed.
         skips: Maximum number of long turns in a row after which nobody passes: there must be progress even on a loop
             that is always busy. Fewer if they take longer than as many turns of `LONG_TURN_SECONDS` and one more:
             beside turns that long, what passes is little. None: as many pass after long turns as after short ones.
@@ -48,15 +49,21 @@ class Pace:
     """
 
     def __init__(
-        self, per_turn: int, *, skips: int | None = None, now: Callable[[], float] = time.perf_counter
+        self,
+        per_turn: int,
+        *,
+        after_longer_turn: int = 1,
+        skips: int | None = None,
+        now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._per_turn = self._left = per_turn
+        self._after_longer_turn = min(after_longer_turn, per_turn)
         self._longest_skip_seconds = None if skips is None else (skips + 1) * LONG_TURN_SECONDS
         self._now = now
         self._skipped_seconds = 0.0
         """Duration of the turns in a row after which nobody passed."""
-        self._lines: dict[Hashable, deque[trio.Event]] = {}
-        """The waiters, by holder, in the order of the holders' turns."""
+        self._lines: dict[Hashable, deque[tuple[trio.Event, int]]] = {}
+        """The waiters with their costs, by holder, in the order of the holders' turns."""
         self._wake_up = trio.Event()
 
     @property
@@ -64,23 +71,24 @@ class Pace:
         """The number of waiters."""
         return sum(map(len, self._lines.values()))
 
-    async def pass_by(self, holder: Hashable) -> None:
+    async def pass_by(self, holder: Hashable, cost: int = 1) -> None:
         """Wait for a turn, unless this one still has room. *Cancellation*: safe.
 
         Args:
             holder: On whose behalf: holders take turns.
+            cost: How much of a turn's room it takes; the last one in a turn may take more than is left.
         """
         self._wake_up.set()
-        if self._left and not self._lines:
-            self._left -= 1
+        if self._left > 0 and not self._lines:
+            self._left -= cost
             await trio.lowlevel.checkpoint()
             return
-        mine = trio.Event()
+        mine = trio.Event(), cost
         self._lines.setdefault(holder, deque()).append(mine)
         try:
-            await mine.wait()
+            await mine[0].wait()
         except trio.Cancelled:
-            if not mine.is_set():  # otherwise it was allowed to pass between its cancellation and this step
+            if not mine[0].is_set():  # otherwise it was allowed to pass between its cancellation and this step
                 line = self._lines[holder]
                 line.remove(mine)
                 if not line:
@@ -96,24 +104,26 @@ class Pace:
                 began = self._now()
                 await trio.lowlevel.checkpoint()
                 self._left = self._share(self._now() - began)
-                while self._lines and self._left:
-                    self._left -= 1
-                    self._pass_on()
+                while self._lines and self._left > 0:
+                    self._left -= self._pass_on()
 
     def _share(self, taken_seconds: float) -> int:
         """How many may pass after a turn that took this long."""
         if self._longest_skip_seconds is None or taken_seconds <= SHORT_TURN_SECONDS:
             share = self._per_turn
         elif taken_seconds <= LONG_TURN_SECONDS or self._skipped_seconds + taken_seconds > self._longest_skip_seconds:
-            share = min(1, self._per_turn)
+            share = self._after_longer_turn
         else:
             share = 0
         self._skipped_seconds = 0 if share else self._skipped_seconds + taken_seconds
         return share
 
-    def _pass_on(self) -> None:
+    def _pass_on(self) -> int:
+        """Let the next waiter pass; returns its cost."""
         holder, line = next(iter(self._lines.items()))
         del self._lines[holder]
-        line.popleft().set()
+        passing, cost = line.popleft()
+        passing.set()
         if line:
             self._lines[holder] = line
+        return cost

@@ -48,7 +48,11 @@ LINGER_BYTES = 16 * 1024 * 1024
 bytes resets it, and the client would never read the answer."""
 
 
+REQUEST_COST = 4
+"""How many streams that begin directly cost as much as a request through the app."""
+
 PassBy = Callable[[], Awaitable[None]]
+Begin = Callable[[int], Awaitable[None]]
 
 
 class Direct(Protocol):
@@ -75,7 +79,7 @@ class Connection:
         client: The other end, or the client that a PROXY header named instead.
         received: What the client has sent already.
         place: The connection's place, which notes whether it is idle.
-        begin: Waits until a request may begin.
+        begin: Waits until a request of this cost may begin.
         pass_by: Waits until more may be read from the client of a stream.
         nursery: Where the app runs while a request's body is read; outlives the connection.
         request_timeout_seconds: Maximum time for a request's head.
@@ -92,7 +96,7 @@ class Connection:
         client: Address,
         received: bytes = b"",
         place: Place,
-        begin: PassBy,
+        begin: Begin,
         pass_by: PassBy,
         nursery: trio.Nursery,
         request_timeout_seconds: float,
@@ -234,10 +238,10 @@ class Connection:
             self._has_turn = begins or self._is_kept_alive
             if self._has_turn:
                 self._is_kept_alive = False
-                await self._wait_for_turn()
                 if begins and await self._begin_directly(data):
                     return
                 begins = False
+                await self._wait_for_turn()
                 self._reading.deadline = trio.current_time() + self._request_timeout_seconds
             if self._protocol is None:
                 self._protocol = self._make_protocol()
@@ -249,9 +253,11 @@ class Connection:
         """Begin the stream that the first bytes ask for, if Hypercorn is not needed for it."""
         if self._direct is None or (request := self._direct.read(data)) is None:
             return False
+        await self._wait_for_turn(1)
         self._place.note_idle(idle=False)
         head = await self._direct.begin(request, self)
         if head is None:
+            self._place.note_idle(idle=True)  # until it has waited for its turn again
             return False
         self.writer.hold(head)
         self._ends = True
@@ -273,11 +279,11 @@ class Connection:
             self._protocol_send,
         )
 
-    async def _wait_for_turn(self) -> None:
+    async def _wait_for_turn(self, cost: int = REQUEST_COST) -> None:
         # The wait for a turn does not count against the client's time. The connection still counts as idle: otherwise
         # others would have to make room.
         self._reading.deadline = math.inf
-        await self._begin()
+        await self._begin(cost)
 
     async def _protocol_send(self, event: Event) -> None:
         """Carry out an event of Hypercorn's protocol."""

@@ -22,7 +22,7 @@ from dispatcher.sansio.addresses import Address, client_key
 from dispatcher.sansio.proxy_protocol import ProxyHeaderError
 from dispatcher.settings import Settings
 from dispatcher.web.arrivals import Arrival, Arrivals
-from dispatcher.web.connection import Connection, Direct
+from dispatcher.web.connection import REQUEST_COST, Connection, Direct
 from dispatcher.web.dates import HttpDate
 from dispatcher.web.intake import Intake, IntakeStatistics
 from dispatcher.web.listening import BACKLOG, accept_for_ever, connections_within_descriptors
@@ -34,9 +34,13 @@ log = structlog.get_logger(__name__)
 MAX_OPERATIONS_CONNECTIONS = 64
 """Connections to the port for operators: health checks, scrapes and people."""
 
-REQUESTS_PER_TURN = 2
-"""Maximum number of requests that begin per turn of the loop: each takes a millisecond or more, in about ten steps, so
-about twenty are being handled at a time."""
+STARTS_PER_TURN = 8
+"""Maximum number of streams that begin directly per turn of the loop: each takes a third of a millisecond. A request
+through the app costs as much as `REQUEST_COST` of them, in about ten steps, so about twenty are being handled at a
+time."""
+
+STARTS_AFTER_LONGER_TURN = 4
+"""The same after a longer turn, and every few turns if all of them are long."""
 
 SKIPPED_TURNS = 3
 """How many long turns of the loop in a row may begin no request: open streams come first."""
@@ -104,7 +108,7 @@ class Server:
         self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
-        self._pace = Pace(REQUESTS_PER_TURN, skips=SKIPPED_TURNS)
+        self._pace = Pace(STARTS_PER_TURN, after_longer_turn=STARTS_AFTER_LONGER_TURN, skips=SKIPPED_TURNS)
         self._pace_of_streams = Pace(STEPS_PER_TURN)
         self._failed_handshakes = 0
         self._arrivals = Arrivals(settings.request_timeout_seconds)
@@ -251,7 +255,7 @@ class Server:
         patience = self._settings.stall_timeout_seconds
         if self._tls is None:
             return PlainSocket(stream, patience)
-        await self._pace.pass_by(holder)  # a handshake costs as much as a request
+        await self._pace.pass_by(holder, REQUEST_COST)  # a handshake costs as much
         return await tls_handshake(stream, self._tls, patience)
 
     def _note_failed_handshake(self, peer: Address, arrival: Arrival, error: Exception) -> None:

@@ -112,6 +112,26 @@ async def test_a_turn_that_nobody_has_taken_needs_no_line() -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_those_that_cost_more_take_the_room_of_several() -> None:
+    """The last one in a turn may cost more than is left."""
+    pace, passed = Pace(4), list[int]()
+
+    async def one(cost: int) -> None:
+        await pace.pass_by("a", cost)
+        passed.append(cost)
+
+    async with trio.open_nursery() as nursery:
+        for costs in ([1], [1], [1], [3], [1, 3, 1]):
+            for cost in costs:
+                nursery.start_soon(one, cost)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (passed, pace.waiting) == ([1, 1, 1, 3], 3)
+        nursery.start_soon(pace.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (sorted(passed), pace.waiting) == ([1, 1, 1, 1, 1, 3, 3], 0)
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize(
     ("skips", "turn_seconds", "expected"),
     [

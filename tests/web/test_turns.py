@@ -8,8 +8,9 @@ from contextlib import ExitStack
 import pytest
 import trio
 
+from dispatcher.web.connection import REQUEST_COST
 from dispatcher.web.inbound import STEP_BYTES, Inbound
-from dispatcher.web.server import REQUESTS_PER_TURN, STEPS_PER_TURN
+from dispatcher.web.server import STARTS_PER_TURN, STEPS_PER_TURN
 from dispatcher.web.tasks import Tasks
 from tests.web.test_tasks import FRAME, REQUESTS, connect, read_to_end
 from tests.web.test_transports import House
@@ -112,7 +113,7 @@ async def test_requests_take_turns_however_they_come(way: str, monkeypatch: pyte
             assert not begun
             say_at_once(streams, rest)
             await turns.count_until(lambda: len(begun) >= requests)
-    assert max(Counter(begun).values()) <= 4 * REQUESTS_PER_TURN < MANY / 4
+    assert max(Counter(begun).values()) <= 4 * STARTS_PER_TURN // REQUEST_COST < MANY / 4
 
 
 async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_app(
