@@ -28,7 +28,7 @@ from dispatcher.web.operations import Operations, add_health, add_operations
 from dispatcher.web.origin_check import add_origin_check
 from dispatcher.web.origins import Policy
 from dispatcher.web.page import add_page
-from dispatcher.web.problems import problem_response
+from dispatcher.web.problems import FAILED, problem_response
 from dispatcher.web.proxies import Proxies
 from dispatcher.web.refusals import Refusals, count_in, note_refusal
 from dispatcher.web.tasks import WHOLE
@@ -187,7 +187,7 @@ def _app(refusals: Refusals | None = None) -> App:
     @app.errorhandler(Exception)
     async def on_unexpected_error(_error: Exception) -> TrioResponse:
         log.exception("request failed")
-        return problem_response(500, "The dispatcher failed to handle this request; its log has the details.")
+        return problem_response(500, FAILED)
 
     @app.after_request
     async def add_nosniff(response: TrioResponse) -> TrioResponse:

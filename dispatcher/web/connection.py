@@ -15,9 +15,7 @@ What this does that Hypercorn's own shell (``hypercorn.trio.tcp_server``, 0.18) 
 """
 
 import math
-import os
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Protocol, cast
 
 import structlog
@@ -33,7 +31,7 @@ from dispatcher.sansio.addresses import Address
 from dispatcher.sansio.plain_heads import PlainHead
 from dispatcher.web.http11 import Http11
 from dispatcher.web.intake import Place
-from dispatcher.web.sockets import Socket, has_left
+from dispatcher.web.sockets import Socket, discard_received, has_left
 from dispatcher.web.streams import Stream
 from dispatcher.web.tasks import END_SECONDS, Tasks
 from dispatcher.web.visits import Ending
@@ -48,8 +46,9 @@ LINGER_BYTES = 16 * 1024 * 1024
 bytes resets it, and the client would never read the answer."""
 
 
-REQUEST_COST = 4
-"""How many streams that begin directly cost as much as a request through the app."""
+REQUEST_COST = 8
+"""How many streams may begin directly instead of a request through the app. It costs as much as three or four of them,
+but in a flood of requests that are refused, others come first."""
 
 PassBy = Callable[[], Awaitable[None]]
 Begin = Callable[[int], Awaitable[None]]
@@ -146,7 +145,7 @@ class Connection:
                 self.stream.close()
             with trio.move_on_after(LINGER_SECONDS, shield=True):
                 await self._linger()
-            self._drain()
+            discard_received(self.peer.socket, LINGER_BYTES)
             self.peer.socket.close()
             self._let_go()
 
@@ -216,10 +215,8 @@ class Connection:
             protocol.stream = None  # otherwise the two would hold each other until the next garbage collection
             if not protocol.response_is_open:
                 return False
-        if self.writer.ended or b"" in self.unread:
-            return False
-        # A response during which nothing was read cannot have noticed that the client left.
-        return self.peer.descriptor is None or not has_left(self.peer.socket)
+        # A response during which nothing was read, or not yet, cannot have noticed that the client left.
+        return not (self.writer.ended or b"" in self.unread or has_left(self.peer.socket))
 
     async def _read(self) -> None:
         begins = True
@@ -251,7 +248,8 @@ class Connection:
 
     async def _begin_directly(self, data: bytes) -> bool:
         """Begin the stream that the first bytes ask for, if Hypercorn is not needed for it."""
-        if self._direct is None or (request := self._direct.read(data)) is None:
+        # With TLS, only reading would show that the client has left while it waits for its turn.
+        if self._direct is None or self.peer.descriptor is None or (request := self._direct.read(data)) is None:
             return False
         await self._wait_for_turn(1)
         self._place.note_idle(idle=False)
@@ -341,13 +339,3 @@ class Connection:
                 left -= len(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError, OSError):
             pass  # with TLS, closing our side is a write, too
-
-    def _drain(self) -> None:
-        """Discard what the client has sent meanwhile.
-
-        The kernel would reset a connection with unread bytes, and the client might never read our last ones.
-        """
-        descriptor, left = self.peer.socket.fileno(), LINGER_BYTES
-        with suppress(OSError):
-            while left > 0 and (data := os.read(descriptor, RECEIVE_BYTES)):
-                left -= len(data)

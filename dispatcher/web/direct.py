@@ -1,6 +1,6 @@
 """Begins ordinary streams without Quart, Hypercorn and h11, which are half of what a connection costs.
 
-Rules of this module (docs/adr/0008 has the reasons):
+Rules of this module (docs/adr/0009 has the reasons):
 
 * It only ever says yes. A head that is not ordinary (`sansio.plain_heads`), and a request that must be refused, go
   through Hypercorn and Quart as they came: every other response is made there.
@@ -14,6 +14,7 @@ Rules of this module (docs/adr/0008 has the reasons):
 from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl
 
+import structlog
 import werkzeug.urls  # noqa: F401 - it registers how bytes of a query that are not UTF-8 are decoded
 from werkzeug.http import parse_cookie
 from wsproto.utilities import generate_accept_token
@@ -27,8 +28,11 @@ from dispatcher.web.events import EventsOpener
 from dispatcher.web.http11 import MAX_HEAD_BYTES
 from dispatcher.web.opening import StreamOpener, StreamRequest
 from dispatcher.web.origins import Policy, Verdict, decide
+from dispatcher.web.problems import FAILED
 from dispatcher.web.proxies import Proxies
 from dispatcher.web.websocket import WebSocketOpener, chosen_subprotocol
+
+log = structlog.get_logger(__name__)
 
 EVENTS, WEBSOCKET = "/events", "/ws"
 PATHS = frozenset({EVENTS, WEBSOCKET})
@@ -79,7 +83,10 @@ class DirectStreams:
             return await self._begin_websocket(head, head.key, verdict, connection)
         except DispatcherError as error:
             connection.refusal = error.with_traceback(None)  # the traceback would hold the connection
-            return None
+        except Exception:
+            log.exception("request failed")
+            connection.refusal = DispatcherError(FAILED)
+        return None
 
     async def _begin_events(self, head: PlainHead, verdict: Verdict, connection: Connection) -> bytes:
         request = _request(head, self._events, verdict, connection)

@@ -8,6 +8,9 @@ from quart_trio.wrappers import TrioResponse
 
 CONTENT_TYPE = "application/problem+json"
 
+FAILED = "The dispatcher failed to handle this request; its log has the details."
+"""What a client learns about an error of our own."""
+
 _DETAILS = {
     400: "The request is not valid HTTP/1.1.",
     404: "Nothing is served at this path; see / for an overview.",

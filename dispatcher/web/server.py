@@ -35,12 +35,9 @@ MAX_OPERATIONS_CONNECTIONS = 64
 """Connections to the port for operators: health checks, scrapes and people."""
 
 STARTS_PER_TURN = 8
-"""Maximum number of streams that begin directly per turn of the loop: each takes a third of a millisecond. A request
-through the app costs as much as `REQUEST_COST` of them, in about ten steps, so about twenty are being handled at a
-time."""
-
-STARTS_AFTER_LONGER_TURN = 4
-"""The same after a longer turn, and every few turns if all of them are long."""
+"""Maximum number of streams that begin directly per turn of the loop, at a third of a millisecond each. A request
+through the app needs as much room as `REQUEST_COST` of them: it takes a millisecond or more, in about ten steps, so
+about ten are being handled at a time."""
 
 SKIPPED_TURNS = 3
 """How many long turns of the loop in a row may begin no request: open streams come first."""
@@ -108,7 +105,7 @@ class Server:
         self._proxies = Proxies() if for_operators else Proxies.of(settings)
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
-        self._pace = Pace(STARTS_PER_TURN, after_longer_turn=STARTS_AFTER_LONGER_TURN, skips=SKIPPED_TURNS)
+        self._pace = Pace(STARTS_PER_TURN, after_longer_turn=STARTS_PER_TURN, skips=SKIPPED_TURNS)
         self._pace_of_streams = Pace(STEPS_PER_TURN)
         self._failed_handshakes = 0
         self._arrivals = Arrivals(settings.request_timeout_seconds)

@@ -22,9 +22,14 @@ TLS_RECORD_BYTES = 16 * 1024
 """The maximum size of a TLS record (RFC 8446, section 5.1)."""
 
 
-_HANGS_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""Reported when the peer closes its side, whatever it sent before; without it (not Linux), only when both are closed.
-Errors are always reported."""
+PIECE_BYTES = 64 * 1024
+
+MAX_KEEP_ALIVE_SECONDS = 32_767
+"""Linux refuses more (``MAX_TCP_KEEPIDLE``)."""
+
+_HANGS_UP = getattr(select, "POLLRDHUP", select.POLLIN)
+"""What is reported when the peer closes its side. Without POLLRDHUP (not Linux), a client that sends something after
+its request counts as having left, too. Errors are always reported."""
 
 
 class Socket(Protocol):
@@ -79,6 +84,17 @@ def has_left(sock: trio.socket.SocketType) -> bool:
     poll = select.poll()
     poll.register(descriptor, _HANGS_UP)
     return bool(poll.poll(0))
+
+
+def discard_received(sock: trio.socket.SocketType, max_bytes: int) -> None:
+    """Discard what the peer has sent, up to a number of bytes. Never waits.
+
+    The kernel would reset a connection with unread bytes, and the peer might never read our last ones.
+    """
+    descriptor = sock.fileno()
+    with suppress(OSError):
+        while max_bytes > 0 and (data := os.read(descriptor, PIECE_BYTES)):
+            max_bytes -= len(data)
 
 
 class PlainSocket:
@@ -219,16 +235,16 @@ async def tls_handshake(stream: trio.SocketStream, context: ssl.SSLContext, stal
     return TlsSocket(secure)
 
 
-def keep_alive(sock: trio.socket.SocketType, seconds: float) -> None:
+def keep_alive(sock: socket.socket | trio.socket.SocketType, seconds: float) -> None:
     """Let the kernel probe a peer that has been silent for this long, and reset the connection if it is gone.
 
-    Connections inherit this from the socket that accepts them.
+    Connections inherit this from the socket that listens.
 
     ``TCP_USER_TIMEOUT`` is not used: it also cuts off peers that answer but have no room, as slow readers do (Linux,
     ``tcp_probe_timer``). `Liveness` ends those that acknowledge nothing.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     with suppress(AttributeError):  # not Linux
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, int(seconds)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, max(1, int(seconds / 3)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, min(max(1, int(seconds)), MAX_KEEP_ALIVE_SECONDS))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, min(max(1, int(seconds / 3)), MAX_KEEP_ALIVE_SECONDS))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)

@@ -85,7 +85,7 @@ async def run_workers(
     AdminAccess(settings, open_authentication(settings))
     if problem := memory_problem(settings, workers, machine):
         raise SettingsError([problem])
-    sockets = open_sockets(*settings.bind_address, workers)
+    sockets = open_sockets(*settings.bind_address, workers, settings.stall_timeout_seconds)
     try:
         members = [
             Member(str(number), settings_of(settings, number, workers), group, look_up)

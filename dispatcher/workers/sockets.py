@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from dispatcher.web.listening import BACKLOG
+from dispatcher.web.sockets import keep_alive
 
 
-def open_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]]:
+def open_sockets(host: str, port: int, workers: int, keep_alive_seconds: float) -> list[list[socket.socket]]:
     """Open, for each worker, a listening socket for each address of the host.
 
-    ``::`` means IPv4 as well. With port 0 the first address decides the port.
+    ``::`` means IPv4 as well. With port 0 the first address decides the port. Connections inherit keep-alive.
 
     Raises:
         OSError: the address cannot be listened on, for example because another ``serve`` does.
@@ -33,6 +34,7 @@ def open_sockets(host: str, port: int, workers: int) -> list[list[socket.socket]
                 for group in groups:
                     group.append(_bound(family, address, port, shared=True))
         for sock in (sock for group in groups for sock in group):
+            keep_alive(sock, keep_alive_seconds)
             sock.listen(BACKLOG)
     except BaseException:
         for sock in (sock for group in groups for sock in group):

@@ -15,6 +15,7 @@ from dispatcher.web.app import create_app
 from dispatcher.web.connection import Connection
 from dispatcher.web.direct import read_arguments
 from dispatcher.web.limits import Limits
+from dispatcher.web.opening import StreamOpener
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
 from tests.hub.test_hub import ONE, Bench
@@ -164,26 +165,45 @@ async def test_ordinary_streams_do_without_the_app() -> None:
             assert b'"streaming"' in await house.response(request)
 
 
-async def test_a_client_that_has_left_gets_no_record() -> None:
-    """Nothing was read since its head: what it closed meanwhile is noticed before a record is dispatched to it."""
-    house = Either(direct=True)
+@pytest.mark.parametrize("way", ["half-closed", "closed"])
+async def test_a_client_that_has_left_gets_no_record(transport: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever leaves while its request waits for its turn takes nothing, and nothing counts as dispatched."""
+    house, may_begin, wait_for_turn = House(transport), trio.Event(), Connection._wait_for_turn
+
+    async def wait_longer(connection: Connection, *cost: int) -> None:
+        await wait_for_turn(connection, *cost)
+        await may_begin.wait()
+
+    monkeypatch.setattr(Connection, "_wait_for_turn", wait_longer)
     async with house.serving():
         house.publish(ONE)
         async with house.connected() as stream:
-            with pytest.MonkeyPatch.context() as monkeypatch:
-                begin = Connection._begin_directly
-
-                async def begin_late(self: Connection, data: bytes) -> bool:
-                    begun = await begin(self, data)
-                    await cast("trio.SocketStream", stream).send_eof()
-                    return begun
-
-                monkeypatch.setattr(Connection, "_begin_directly", begin_late)
-                await stream.send_all(events())
-                while await stream.receive_some(65536):
-                    pass
-        await house.until(lambda: not house.hub.subscribers and not house.server.connections)
+            await stream.send_all(events())
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            if way == "closed":
+                await stream.aclose()
+            else:
+                transport_stream = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                await transport_stream.send_eof()
+            may_begin.set()
+            await house.until(lambda: not house.server.connections)
         assert house.dispatched == []
+
+
+async def test_an_unexpected_error_is_answered_with_500(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is by the app."""
+
+    def fail(*_arguments: object) -> None:
+        raise RecursionError
+
+    monkeypatch.setattr(StreamOpener, "_admit", fail)
+    found = []
+    for direct in (False, True):
+        house = Either(direct=direct)
+        async with house.serving():
+            found.append([await house.response(asked, b"}") for asked in (events(), handshake())])
+    assert found[0] == found[1]
+    assert all(answer.startswith(b"HTTP/1.1 500 ") for answer in found[0])
 
 
 @given(st.text(alphabet="ab=&%+;/?41fF \N{SNOWMAN}", max_size=30))

@@ -11,11 +11,14 @@ from testbed.patience import seconds
 
 Groups = list[list[socket.socket]]
 
+SECONDS = 30
+"""When the kernel begins to probe silent connections."""
+
 
 @pytest.fixture
 def groups() -> Iterator[Groups]:
     """Sockets of two workers."""
-    opened = open_sockets("127.0.0.1", 0, 2)
+    opened = open_sockets("127.0.0.1", 0, 2, SECONDS)
     yield opened
     close(opened)
 
@@ -87,13 +90,13 @@ def test_when_no_worker_listens_connections_are_refused(groups: Groups) -> None:
 def test_a_second_service_on_the_port_is_refused(groups: Groups, workers: int) -> None:
     """The kernel would silently let it share the port."""
     with pytest.raises(OSError, match=f"in use: 127.0.0.1 port {port_of(groups)}"):
-        open_sockets("127.0.0.1", port_of(groups), workers)
+        open_sockets("127.0.0.1", port_of(groups), workers, SECONDS)
 
 
 def test_a_port_of_another_program_is_refused() -> None:
     """Its sockets are not shared."""
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="in use"):
-        open_sockets("127.0.0.1", taken.getsockname()[1], 2)
+        open_sockets("127.0.0.1", taken.getsockname()[1], 2, SECONDS)
 
 
 def families(groups: Sequence[Sequence[socket.socket]]) -> list[list[int]]:
@@ -104,7 +107,7 @@ def families(groups: Sequence[Sequence[socket.socket]]) -> list[list[int]]:
 def test_two_colons_mean_both_versions_of_the_protocol() -> None:
     """This is as with one process; it needs a machine with IPv6."""
     try:
-        opened = open_sockets("::", 0, 2)
+        opened = open_sockets("::", 0, 2, SECONDS)
     except OSError:
         pytest.skip("this machine has no IPv6")
     try:
@@ -117,9 +120,20 @@ def test_two_colons_mean_both_versions_of_the_protocol() -> None:
 
 def test_all_addresses_of_a_name_have_one_port() -> None:
     """This holds for whatever addresses the machine has for it."""
-    opened = open_sockets("localhost", 0, 3)
+    opened = open_sockets("localhost", 0, 3, SECONDS)
     try:
         assert len({sock.getsockname()[1] for group in opened for sock in group}) == 1
         assert len(opened) == 3
     finally:
         close(opened)
+
+
+@pytest.mark.parametrize(("asked", "given"), [(SECONDS, SECONDS), (86_400, 32_767)])
+def test_connections_are_probed_from_the_first_one_on(asked: int, given: int) -> None:
+    """Even one that came before its worker; the kernel has a maximum."""
+    (listening,), *_ = open_sockets("127.0.0.1", 0, 1, asked)
+    with listening, socket.create_connection(listening.getsockname()):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == given
