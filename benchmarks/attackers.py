@@ -10,7 +10,8 @@ from functools import partial
 
 import trio
 
-from benchmarks.load import MESSAGE_ID, PING, PONG, acknowledgement
+from benchmarks.inflating import PING, PONG
+from benchmarks.load import MESSAGE_ID, acknowledgement
 
 ADDRESS = "127.0.0.9"
 UPGRADE = (

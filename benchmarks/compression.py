@@ -5,11 +5,10 @@ it reads, including chunks and frames. CPU is the time of a write to a thousand 
 which are the same with and without compression: the transports accept everything.
 """
 
-import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any, cast
 
 import trio
@@ -17,7 +16,8 @@ import trio.testing
 
 from benchmarks.growth import NeverAnswering, Taking
 from benchmarks.harness import Load
-from benchmarks.targets import dispatcher_requests
+from benchmarks.targets import compressed_requests
+from benchmarks.values import vehicles
 from dispatcher.hub.feed import feed_of
 from dispatcher.hub.hub import Hub
 from dispatcher.hub.statistics import SubscriberState
@@ -37,7 +37,6 @@ BURSTS: Mapping[int, float] = {1: 50, 10: 50, 100: 10}
 """Records per write, and the number of writes per second."""
 LEVELS = (None, 1, 6, 9)
 """None means off."""
-OFFERS = {"sse": "Accept-Encoding: gzip", "websocket": "Sec-WebSocket-Extensions: permessage-deflate"}
 
 COLUMNS = (
     "records per write",
@@ -85,12 +84,9 @@ async def _measure(level: int | None, subscribers: int, seconds: float) -> list[
             host, port = server.addresses[0]
             hub.assigned([TopicPartition(TOPIC, 0)])
             hub.set_state(ReplicaState.STREAMING)
-            for protocol, offer in OFFERS.items():
-                request = dispatcher_requests("?format=envelope" if protocol == "sse" else "")[protocol]
-                request = request.replace("\r\n\r\n", f"\r\n{offer}\r\n\r\n")
-                await trio.to_thread.run_sync(
-                    partial(load.open, compressed=level is not None), "all", subscribers, (host, port), request
-                )
+            for protocol in ("sse", "websocket"):
+                request = compressed_requests("?format=envelope" if protocol == "sse" else "")[protocol]
+                await trio.to_thread.run_sync(load.open, "all", subscribers, (host, port), request)
                 for _ in range(10):  # until nothing is sent in small pieces any more (`web.liveness`)
                     noise = random.randbytes(32 * 1024).hex().encode()  # noqa: S311
                     hub.publish(Batch(TopicPartition(TOPIC, 0), (Record(offset, None, None, noise, ()),)))
@@ -164,26 +160,8 @@ def _batch(offset: int, burst: int) -> Batch:
 
 @cache
 def _values(number: int) -> Sequence[tuple[int, bytes, bytes]]:
-    """Return time, key and value of records like those of a fleet of vehicles: envelopes of about 410 bytes."""
-    chance = random.Random(22)  # noqa: S311 - the same for each level
-    found = []
-    for n in range(number):
-        asset = f"A{chance.randrange(10**6):06d}"
-        minute, second, ms = chance.randrange(60), chance.randrange(60), chance.randrange(1000)
-        value = {
-            "assetId": asset,
-            "name": f"{chance.choice(('Excavator', 'Crane', 'Truck', 'Loader'))} {chance.randrange(999)}",
-            "status": chance.choice(("idle", "moving", "offline")),
-            "lat": round(chance.uniform(47, 55), 6),
-            "lon": round(chance.uniform(6, 15), 6),
-            "speedKmh": round(chance.uniform(0, 90), 1),
-            "heading": chance.randrange(360),
-            "battery": chance.randrange(100),
-            "updatedAt": f"2026-11-27T18:{minute:02d}:{second:02d}.{ms:03d}Z",
-            "driver": {"id": chance.randrange(10**5), "shift": chance.choice("ABC")},
-        }
-        found.append((1_780_000_000_000 + 13 * n, asset.encode(), json.dumps(value).encode()))
-    return found
+    """Return time, key and value of records: envelopes of about 410 bytes."""
+    return [(1_780_000_000_000 + 13 * n, key, value) for n, (key, value) in enumerate(vehicles(number))]
 
 
 def cells(row: Mapping[str, Any]) -> Sequence[str]:

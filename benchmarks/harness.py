@@ -35,8 +35,8 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()
-        self._process.wait()
+        with self._process:  # closes its pipes, and waits for it
+            self._process.kill()
 
     def open(self, group: str, count: int, address: tuple[str, int], request: str, **more: object) -> Mapping[str, Any]:
         """Open a group's connections; returns when all have been answered."""

@@ -18,7 +18,6 @@ from benchmarks.peers.service import CannotRunError
 from benchmarks.tables import amount, median
 from benchmarks.targets import Dispatcher, Target
 from testbed.broker.cluster import KafkaCluster
-from testbed.replicas import Replica
 
 PAGE = "performance"
 COLUMNS = (
@@ -100,17 +99,8 @@ def starting(workers: int) -> Start:
     """Return a function that starts the dispatcher, and waits until all partitions have an owner."""
 
     def start(bootstrap_servers: str, topic: str, cores: Cores) -> Target:
-        settings: dict[str, object] = {"max_subscribers": 20_000, "default_scope": "topic", "workers": workers}
-        settings |= {"operations_bind": "127.0.0.1:0", "idle_leave_seconds": 0}
         pinned = ("taskset", "--cpu-list", ",".join(map(str, sorted(cores))))
-        replica = Replica(bootstrap_servers, topic, settings=settings, command=pinned)
-
-        def is_ready(status: Mapping[str, Any]) -> bool:
-            up = all(worker["up"] for worker in status.get("workers", ()))
-            return bool(up and status["ready"] and len(status["partitions"]) == PARTITIONS)
-
-        replica.wait_for("every partition owned", is_ready)
-        return Dispatcher(replica)
+        return Dispatcher.start_workers(bootstrap_servers, topic, workers, PARTITIONS, pinned)
 
     return start
 
