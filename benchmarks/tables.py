@@ -12,6 +12,14 @@ def amount(number: float) -> str:
     return f"{number:.3g}"
 
 
+def share_of_cpu_second(per_cpu_second: float) -> str:
+    """Write the CPU time of one, of which a CPU second makes this many, as 8.33 µs; nothing if it made none."""
+    if not per_cpu_second:
+        return ""
+    microseconds = 1e6 / per_cpu_second
+    return f"{microseconds:.0f} µs" if microseconds >= 100 else f"{microseconds:.3g} µs"
+
+
 def median(samples: Iterable[float]) -> float:
     """Return the median; 0 without samples."""
     found = list(samples)
