@@ -1,4 +1,4 @@
-"""Each peer beside the dispatcher: what a CPU second delivers, how late it is, and whether all of it arrives."""
+"""Each peer beside the dispatcher: what a delivery costs, how late it is, and whether all of them arrive."""
 
 import threading
 import time
@@ -13,8 +13,9 @@ from benchmarks.fan_out import summary
 from benchmarks.harness import Feeder, Load, Meter, watch
 from benchmarks.peers.known import PEERS, Peer
 from benchmarks.peers.service import CannotRunError
-from benchmarks.tables import amount, median
+from benchmarks.tables import median, share_of_cpu_second
 from benchmarks.targets import Target
+from benchmarks.values import stamped_vehicle
 from testbed.broker.cluster import KafkaCluster
 
 PAGE = "performance"
@@ -23,7 +24,8 @@ COLUMNS = (
     "protocol",
     "subscribers x records/s",
     "at once",
-    "deliveries/CPU s",
+    "bytes per delivery",
+    "CPU per delivery",
     "CPU",
     "latency p50 / p99",
     "arrived in time",
@@ -50,7 +52,7 @@ class Case:
 
 
 CASES = (Case(100, 10, 1), Case(1000, 100, 1), Case(100, 1000, 1), Case(1000, 1000, 100))
-"""The first is one that all of them bear."""
+"""The first is one that all of them bear, and too light for variants (`Peer.is_variant`) to differ."""
 
 
 class Patient(Load):
@@ -91,10 +93,10 @@ def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
         for number, case in enumerate(CASES):
             for protocol in ("sse", "websocket"):
                 for peer in PEERS:
-                    if protocol not in peer.protocols:
+                    if protocol not in peer.protocols or (peer.is_variant and case is CASES[0]):
                         continue
                     tell(f"{peer.name}, {protocol}: {case.subscribers:,} x {case.records_per_second:,} records/s")
-                    topic = cluster.create_topic(f"peers-{number}-{protocol}-{PEERS.index(peer)}", 1)
+                    topic = cluster.create_topic(f"peers-{number}-{protocol}-{PEERS.index(peer)}", peer.partitions)
                     row = asdict(case) | {
                         "peer": peer.name,
                         "protocol": protocol,
@@ -136,7 +138,8 @@ def measure(
             topic,
             per_second=case.records_per_second,
             burst=case.burst,
-            make_value=target.make_value,
+            partitions=peer.partitions,
+            make_value=stamped_vehicle,
             headers=target.headers,
         ) as feeder:
             time.sleep(WARM_SECONDS)
@@ -187,10 +190,11 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
         str(row["burst"]),
     )
     if "reason" in row:
-        return *load, row["reason"], "", "", "", "", ""
+        return *load, row["reason"], *[""] * (len(COLUMNS) - len(load) - 1)
     return (
         *load,
-        amount(median(row["per_cpu_second"])),
+        f"{row['bytes_per_delivery']:.0f}",
+        share_of_cpu_second(median(row["per_cpu_second"])),
         f"{row['cpu']:.0%}",
         f"{row['p50_us'] / 1000:.1f} / {row['p99_us'] / 1000:.1f} ms",
         f"{row['in_time']:.0%}",

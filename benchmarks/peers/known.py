@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from benchmarks.harness import VALUE_BYTES, value
 from benchmarks.peers.service import Service, build, built, free_port
-from benchmarks.targets import Dispatcher, Target, dispatcher_requests
+from benchmarks.targets import WORKERS, Dispatcher, Target, dispatcher_requests
 
 HERE = Path(__file__).parent
 
@@ -31,6 +31,10 @@ class Peer(ABC):
     """From the answer to a subscriber until it is sent whatever is produced."""
     competes: ClassVar[bool] = False
     """Whether each record goes to one subscriber only: then a record is one delivery, however many subscribe."""
+    is_variant: ClassVar[bool] = False
+    """Whether it is one of the services in another configuration, which runs only where that can make a difference."""
+    partitions: ClassVar[int] = 1
+    """Those of its topic."""
 
     @abstractmethod
     def start(self, bootstrap_servers: str, topic: str) -> Target:
@@ -77,6 +81,36 @@ class Ours(Peer):
     def start(self, bootstrap_servers: str, topic: str) -> Target:
         """With its partitions."""
         return Dispatcher.start(bootstrap_servers, topic, **self.configuration)
+
+
+class Compressed(Ours):
+    """The dispatcher with compression, and subscribers that accept it."""
+
+    name = "dispatcher, compressed"
+    configuration: ClassVar[Mapping[str, Any]] = {**Ours.configuration, "compression": "on"}
+    is_variant = True
+
+    def start(self, bootstrap_servers: str, topic: str) -> Target:
+        """With its partitions."""
+        return Dispatcher.start_compressed(bootstrap_servers, topic)
+
+
+class Workers(Ours):
+    """The dispatcher on all cores, and with a partition for each worker."""
+
+    name = f"dispatcher, {WORKERS} workers"
+    configuration: ClassVar[Mapping[str, Any]] = {
+        **Ours.configuration,
+        "workers": WORKERS,
+        "default_scope": "topic",
+        "idle_leave_seconds": 0,
+    }
+    is_variant = True
+    partitions = WORKERS
+
+    def start(self, bootstrap_servers: str, topic: str) -> Target:
+        """With its partitions."""
+        return Dispatcher.start_workers(bootstrap_servers, topic, WORKERS, self.partitions)
 
 
 class FirstDraft(Peer):
@@ -291,4 +325,13 @@ def upgrade(path: str) -> str:
     return request.replace("Sec-WebSocket-Protocol: dispatcher.v1.json\r\n", "")
 
 
-PEERS: tuple[Peer, ...] = (Ours(), FirstDraft(), Handwritten(), Centrifugo(), Benthos(), KafkaSse())
+PEERS: tuple[Peer, ...] = (
+    Ours(),
+    Compressed(),
+    Workers(),
+    FirstDraft(),
+    Handwritten(),
+    Centrifugo(),
+    Benthos(),
+    KafkaSse(),
+)
