@@ -241,6 +241,8 @@ def octets_of(number: int) -> int:
 
 def spell_varint(number: int) -> bytes:
     """Spell an unsigned LEB128 number, as short as possible."""
+    if number <= 0x7F:
+        return bytes((number,))
     data = bytearray()
     while number > 0x7F:
         data.append(number & 0x7F | 0x80)

@@ -31,6 +31,8 @@ class Head:
     def __init__(self) -> None:
         self.layout = Layout(())
         self._offsets: list[int | None] = []
+        self._owned: Head | None = None
+        """The head of the owned partitions alone, while others are followed."""
         self._snapshot = Snapshot(self.layout, (), number=0)
         self._moved: set[int] = set()
         """The indexes of offsets that have moved since the last snapshot."""
@@ -49,9 +51,16 @@ class Head:
             counts: The least number of partitions that each topic is known to have had.
         """
         known = dict(zip(self.layout.partitions, self._offsets, strict=True))
-        self.layout = Layout(partitions, followed, counts)
-        self._offsets = [known.get(partition) for partition in self.layout.partitions]
-        self._snapshot = Snapshot(self.layout, self.layout.cut(self._offsets), number=self._snapshot.number + 1)
+        self._take(Layout(partitions, followed, counts), known)
+
+    def _take(self, layout: Layout, known: Mapping[TopicPartition, int | None]) -> None:
+        self.layout = layout
+        self._offsets = [known.get(partition) for partition in layout.partitions]
+        self._owned = None
+        if layout.owned is not layout:
+            self._owned = Head()
+            self._owned._take(layout.owned, known)  # noqa: SLF001 - another head
+        self._snapshot = Snapshot(layout, layout.cut(self._offsets), number=self._snapshot.number + 1)
         self._moved.clear()
 
     def move(self, partition: TopicPartition, offset: int | None) -> None:
@@ -63,6 +72,8 @@ class Head:
         index = self.layout.indexes[partition]
         self._offsets[index] = offset
         self._moved.add(index)
+        if self._owned is not None and partition in self._owned.layout.indexes:
+            self._owned.move(partition, offset)
 
     def snapshot(self) -> Snapshot:
         """Return the head; the same object until it moves, so that many can keep it."""
@@ -75,5 +86,6 @@ class Head:
                 chunks[number] = tuple(self._offsets[first:end])
                 kept += end - first
             self._moved.clear()
-            self._snapshot = Snapshot(layout, tuple(chunks), OFFSET_BYTES * kept, before.number + 1, moved)
+            owned = None if self._owned is None else self._owned.snapshot()
+            self._snapshot = Snapshot(layout, tuple(chunks), OFFSET_BYTES * kept, before.number + 1, moved, owned=owned)
         return self._snapshot

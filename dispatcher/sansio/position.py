@@ -145,16 +145,25 @@ class Snapshot:
         size_bytes: The memory of what it does not share.
         number: Counts snapshots that were taken one after the other, from 1; -1 for others.
         moved: The index of the only offset that may have moved since the snapshot before; None if that is unknown.
+        owned: The same without followed partitions, if there are any and it is at hand.
     """
 
-    __slots__ = ("chunks", "layout", "moved", "number", "size_bytes")
+    __slots__ = ("_owned", "chunks", "layout", "moved", "number", "size_bytes")
 
     def __init__(
-        self, layout: Layout, chunks: Chunks, size_bytes: int = 0, number: int = -1, moved: int | None = None
+        self,
+        layout: Layout,
+        chunks: Chunks,
+        size_bytes: int = 0,
+        number: int = -1,
+        moved: int | None = None,
+        *,
+        owned: "Snapshot | None" = None,
     ) -> None:
         self.layout = layout
         self.chunks = chunks
-        self.size_bytes = size_bytes
+        self.size_bytes: int = size_bytes if owned is None else size_bytes + owned.size_bytes
+        self._owned = owned
         self.number = number
         self.moved = moved
 
@@ -183,6 +192,8 @@ class Snapshot:
         layout = self.layout
         if layout.owned is layout:
             return self
+        if self._owned is not None:
+            return self._owned
         offsets = self.offsets
         return Snapshot.of(layout.owned, [offsets[index] for index in layout.owned_indexes])
 
@@ -265,11 +276,17 @@ class Snapshot:
 
         After them follows the partition that would be added next, if the stream is `whole` and all others are known.
         """
-        pairs, offsets = self.layout.pairs[span.first : span.end], chain.from_iterable(self.chunks[span.chunks])
-        both = enumerate(zip(pairs, offsets, strict=True), span.first)
-        known = {index: pair % offset for index, (pair, offset) in both if offset is not None}
-        following = span.next_pair if whole and len(known) == len(pairs) else ""
-        return "".join([pair for index, pair in known.items() if index != own]) + following
+        pairs = self.layout.pairs[span.first : span.end]
+        offsets = tuple(chain.from_iterable(self.chunks[span.chunks]))
+        if own is not None and span.first <= own < span.end:
+            place = own - span.first
+            pairs, offsets = pairs[:place] + pairs[place + 1 :], offsets[:place] + offsets[place + 1 :]
+        try:
+            return "".join(pairs) % offsets + (span.next_pair if whole else "")
+        except TypeError:
+            # An offset is None, which is rare, so checking beforehand would cost more.
+            known = [(pair, offset) for pair, offset in zip(pairs, offsets, strict=True) if offset is not None]
+            return "".join([pair % offset for pair, offset in known])
 
     def _compact(self, span: Span, own: int | None) -> tuple[str, bool]:
         """Return the compact spelling of a topic, except one of its partitions that is named separately.

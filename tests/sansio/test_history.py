@@ -67,13 +67,16 @@ def part(records: bytes) -> Part:
 MANY = [TopicPartition(topic, number) for topic in ("assets", "other") for number in range(70)]
 
 
-@given(st.lists(st.tuples(st.sampled_from(MANY), st.none() | st.integers(-1, 2**20), st.integers(0, 3)), max_size=30))
+@given(
+    st.lists(st.tuples(st.sampled_from(MANY), st.none() | st.integers(-1, 2**20), st.integers(0, 3)), max_size=30),
+    st.sets(st.sampled_from(MANY), max_size=100),
+)
 def test_the_head_of_many_partitions_is_spelled_as_it_stands(
-    moves: list[tuple[TopicPartition, int | None, int]],
+    moves: list[tuple[TopicPartition, int | None, int]], followed: set[TopicPartition]
 ) -> None:
     """Its ids are made from those before, whatever moved in between, with snapshots or without, spelled or not."""
     head, stands = Head(), dict.fromkeys(MANY, 7)
-    head.lay_out(MANY)
+    head.lay_out(MANY, followed)
     for partition in MANY:
         head.move(partition, 7)
     for partition, offset, then in moves:
@@ -88,6 +91,22 @@ def test_the_head_of_many_partitions_is_spelled_as_it_stands(
             own = None if offset is None else head.layout.indexes[partition]
             spelled = parse_position(snapshot.format(frozenset({partition.topic}), own))
             assert spelled == {one: seen for one, seen in stands.items() if one.topic == partition.topic}
+            owned = {one: seen for one, seen in stands.items() if one not in followed}
+            assert parse_position(snapshot.owned().format()) == owned
+
+
+def test_the_head_without_followed_partitions_shares_offsets_too() -> None:
+    """A record costs streams of the owned partitions nothing that grows with their number; both heads count."""
+    head, partitions = Head(), [TopicPartition("assets", number) for number in range(1000)]
+    head.lay_out(partitions, partitions[900:])
+    head.move(partitions[0], 5)
+    before = head.snapshot()
+    head.move(partitions[40], 6)
+    after = head.snapshot()
+    same = [old is new for old, new in zip(before.owned().chunks, after.owned().chunks, strict=True)]
+    assert same == [True, False, *[True] * (len(same) - 2)]
+    assert after.owned() is after.owned()
+    assert after.size_bytes == OFFSET_BYTES * (CHUNK + len(after.chunks) + CHUNK + len(after.owned().chunks))
 
 
 def test_a_new_cursor_gets_what_nobody_has_taken() -> None:

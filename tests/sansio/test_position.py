@@ -205,6 +205,9 @@ def test_streams_of_the_replicas_own_partitions_do_not_name_followed_ones() -> N
     snapshot = Snapshot.of(Layout(partitions, [partitions[1]]), (5, 6, 7))
     assert snapshot.format() == "assets:0=5,1=6,2=7"
     assert snapshot.owned().format() == "assets:0=5,2=7"
+    at_hand = Snapshot(snapshot.layout, snapshot.chunks, owned=snapshot.owned())
+    assert at_hand.owned() is at_hand.owned()
+    assert at_hand.owned().format() == "assets:0=5,2=7"
     alone = Snapshot.of(Layout(partitions), (5, 6, 7))
     assert alone.owned() is alone
 
