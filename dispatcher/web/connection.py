@@ -46,9 +46,8 @@ LINGER_BYTES = 16 * 1024 * 1024
 bytes resets it, and the client would never read the answer."""
 
 
-REQUEST_COST = 8
-"""How many streams may begin directly instead of a request through the app. It costs as much as three or four of them,
-but in a flood of requests that are refused, others come first."""
+REQUEST_COST = 4
+"""How many streams that begin directly cost as much as a request through the app."""
 
 PassBy = Callable[[], Awaitable[None]]
 Begin = Callable[[int], Awaitable[None]]
