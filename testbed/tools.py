@@ -7,6 +7,7 @@ from typing import NoReturn
 import pytest
 
 # Tools from npm, for `npx --yes`. What recipes need is pinned where they tell it, in docs/clients.md.
+EVENTSOURCE = "eventsource@5.1.5"
 ESBUILD = "esbuild@0.28.2"
 TYPESCRIPT = "typescript@7.0.2"
 

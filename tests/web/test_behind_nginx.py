@@ -32,13 +32,16 @@ http {{
     scgi_temp_path {folder};
     map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
     upstream dispatcher {{ server {host}:{port}; }}
-    server {{ listen unix:{folder}/socket; {location} }}
+    server {{ listen unix:{folder}/socket; listen 127.0.0.1:{front} reuseport; {location} }}
 }}
 """
 
 
 class HouseBehindNginx(House):
     """Its clients are nginx's."""
+
+    url = ""
+    """Where clients that are programs find it."""
 
     def __init__(self, transport: str, folder: Path, location: str, **settings: object) -> None:
         super().__init__(transport, **settings)
@@ -51,11 +54,17 @@ class HouseBehindNginx(House):
         async with super().serving(within_seconds):
             host, port = self.server.addresses[0]
             location = self._location.replace("PORT", str(port))
-            text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=location)
-            with nginx(self._folder, text):
-                # Not when the file is there: nginx binds before it listens, and refuses meanwhile.
-                await self.until(lambda: listens(self._folder / "socket"))
-                yield
+            with socket.socket() as reserved:
+                # nginx shares the port with this socket, which never listens: until then nobody else can have it.
+                reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                reserved.bind(("127.0.0.1", 0))
+                front = reserved.getsockname()[1]
+                self.url = f"http://127.0.0.1:{front}"
+                text = CONFIGURATION.format(folder=self._folder, host=host, port=port, location=location, front=front)
+                with nginx(self._folder, text):
+                    # Not when the file is there: nginx binds before it listens, and refuses meanwhile.
+                    await self.until(lambda: listens(self._folder / "socket"))
+                    yield
 
     @asynccontextmanager
     async def connected(self, receive_buffer_bytes: int = 0) -> AsyncIterator[ClientStream]:

@@ -11,14 +11,38 @@ import pytest
 import trio
 
 from dispatcher.hub.goodbyes import Goodbye
-from testbed.tools import need
+from testbed.patience import seconds
+from testbed.tools import EVENTSOURCE, need
 from tests.hub.test_hub import ONE
 from tests.web.test_behind_nginx import AS_IT_COMES, HouseBehindNginx, documented
+from tests.web.test_client_js import flags_of_node
 from tests.web.test_compression import GzipStream, deflate_client, gzip_client
 from tests.web.test_transports import House, next_values
 
 RECORDS = 3
 PADDING = "so long that it is compressed " * 20
+
+NODE_EVENTSOURCE = """
+const [url] = process.argv.slice(1);
+const { EventSource } = await import("eventsource");
+const source = new EventSource(`${url}/events`, {
+  fetch: async (...request) => {
+    const response = await fetch(...request);
+    console.log(response.headers.get("content-encoding"));
+    return response;
+  },
+});
+source.onmessage = ({ data }) => console.log(data);
+source.addEventListener("goodbye", ({ data }) => { source.close(); console.log(`${data}\\nend`); });
+"""
+
+NODE_WEBSOCKET = """
+const [url] = process.argv.slice(1);
+const socket = new WebSocket(`${url.replace("http", "ws")}/ws`);
+socket.onopen = () => console.log(socket.extensions);
+socket.onmessage = ({ data }) => console.log(data);
+socket.onclose = () => console.log("end");
+"""
 
 NODE = """
 const [url] = process.argv.slice(1);
@@ -66,18 +90,34 @@ func main() {
 """
 
 
+NODE_SCRIPTS = {"node": NODE, "node eventsource": NODE_EVENTSOURCE, "node WebSocket": NODE_WEBSOCKET}
+WEBSOCKET_CLIENTS = ("websockets", "node WebSocket")
+
+
 def command(client: str, folder: Path) -> Sequence[str]:
     """How a client is started; the address follows."""
     if client == "curl":
         script = 'curl -sN --compressed -D - "$0/events" && echo end'
         need("curl")
         return ["bash", "-c", script]
-    if client == "node":
-        return [need("node"), "--input-type=module", "--eval", NODE]
+    if client.startswith("node"):
+        return [need("node"), *node_flags(client, folder), "--input-type=module", "--eval", NODE_SCRIPTS[client]]
     if client == "go":
         (folder / "main.go").write_text(GO)
         return [need("go"), "run", str(folder / "main.go")]
     return [sys.executable, "-c", HTTPX if client == "httpx2" else WEBSOCKETS]
+
+
+def node_flags(client: str, folder: Path) -> Sequence[str]:
+    """What lets a script have what it needs."""
+    if client == "node WebSocket":
+        if not (flags := flags_of_node("--experimental-websocket")):
+            pytest.skip("this version of Node has no WebSocket")
+        return flags
+    if client == "node eventsource":
+        command = [need("npm"), "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), EVENTSOURCE]
+        subprocess.run(command, check=True, timeout=seconds(60))
+    return []
 
 
 class Reading:
@@ -96,11 +136,11 @@ class Reading:
 
 
 @asynccontextmanager
-async def running(words: Sequence[str]) -> AsyncIterator[Reading]:
-    """A client that runs within the ``async with`` block."""
+async def running(words: Sequence[str], folder: Path) -> AsyncIterator[Reading]:
+    """A client that runs in a folder within the ``async with`` block."""
     environment = {**os.environ, "CGO_ENABLED": "0", "GO111MODULE": "off"}
     process = await trio.lowlevel.open_process(
-        list(words), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment
+        list(words), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, env=environment, cwd=folder
     )
     assert process.stdout is not None
     try:
@@ -112,14 +152,16 @@ async def running(words: Sequence[str]) -> AsyncIterator[Reading]:
             await process.wait()
 
 
-@pytest.mark.parametrize("client", ["curl", "node", "httpx2", "websockets", "go"])
-async def test_clients_read_record_by_record(client: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["directly", "nginx"])
+@pytest.mark.parametrize("client", ["curl", *NODE_SCRIPTS, "httpx2", "websockets", "go"])
+async def test_clients_read_record_by_record(client: str, way: str, tmp_path: Path) -> None:
     """Each record arrives before the next one is published, and the end is a regular one."""
-    house = House("socket", compression="on")
+    nginx = HouseBehindNginx("socket", tmp_path, documented(), compression="on") if way == "nginx" else None
+    house = nginx or House("socket", compression="on")
     async with house.serving(within_seconds=60):
-        url = "http://{}:{}".format(*house.server.addresses[0])
-        async with running([*command(client, tmp_path), url]) as reading:
-            await reading.until("permessage-deflate" if client == "websockets" else "gzip")
+        url = nginx.url if nginx else "http://{}:{}".format(*house.server.addresses[0])
+        async with running([*command(client, tmp_path), url], tmp_path) as reading:
+            await reading.until("permessage-deflate" if client in WEBSOCKET_CLIENTS else "gzip")
             await house.live()
             for number in range(RECORDS):
                 house.publish_text(f"record {number} {PADDING}")
