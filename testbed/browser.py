@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,8 +56,43 @@ class BrowserError(Exception):
     """The browser refused a command, or a script in the page threw."""
 
 
-class Page:
-    """One tab.
+class Tab(ABC):
+    """What tests do in a tab of any browser."""
+
+    @abstractmethod
+    async def open(self, url: str) -> None:
+        """Go there; returns when the browser has begun to load it."""
+
+    @abstractmethod
+    async def run(self, script: str) -> Any:
+        """The value of an expression, awaited if it is a promise.
+
+        Raises:
+            BrowserError: it threw.
+        """
+
+    async def until(self, condition: str, seconds: float = 30) -> None:
+        """Return when an expression is true, through reloads too.
+
+        Raises:
+            TooLateError: it was not in time.
+        """
+        look = f"const look = () => {{ if ({condition}) go(true); else setTimeout(look, 20); }};"
+        wait = f"new Promise((go) => {{ {look} look(); }})"
+        with trio.move_on_after(patient_seconds(seconds)):
+            while True:
+                try:
+                    await self.run(wait)
+                except BrowserError:
+                    await trio.sleep(0.05)  # the page was left meanwhile, or is not there yet
+                else:
+                    return
+        state = await self.run("document.body?.innerText.slice(0, 2000)")
+        raise TooLateError(f"not within {seconds:g} s: {condition}\n{state}")
+
+
+class Page(Tab):
+    """One tab of Chromium.
 
     Args:
         browser: Where it is.
@@ -95,25 +131,6 @@ class Page:
         if "exceptionDetails" in answer:
             raise BrowserError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
-
-    async def until(self, condition: str, seconds: float = 30) -> None:
-        """Return when an expression is true, through reloads too.
-
-        Raises:
-            TooLateError: it was not in time.
-        """
-        look = f"const look = () => {{ if ({condition}) go(true); else setTimeout(look, 20); }};"
-        wait = f"new Promise((go) => {{ {look} look(); }})"
-        with trio.move_on_after(patient_seconds(seconds)):
-            while True:
-                try:
-                    await self.run(wait)
-                except BrowserError:
-                    await trio.sleep(0.05)  # the page was left meanwhile, or is not there yet
-                else:
-                    return
-        state = await self.run("document.body?.innerText.slice(0, 2000)")
-        raise TooLateError(f"not within {seconds:g} s: {condition}\n{state}")
 
     async def press(self, key: str) -> None:
         """A key goes down and up."""
