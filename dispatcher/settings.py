@@ -164,8 +164,8 @@ class _CoreSettings(BaseSettings):
         default=5,
         description="After a replica joins, each of the others says `goodbye`, spread over this time, to the "
         "subscribers that exceed its share of the partitions. A replica without any partition of a subscriber's "
-        "topics does the same, unless the subscriber observes or reads the whole topic. 0 turns this off: "
-        "subscribers stay until they leave.",
+        "topics does the same, unless the subscriber observes or reads the whole topic. So does a worker that is late "
+        "while the others are not. 0 turns this off: subscribers stay until they leave.",
     )
     default_scope: Literal["replica", "topic"] = Field(
         default="replica",

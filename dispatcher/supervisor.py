@@ -22,6 +22,7 @@ import trio
 from dispatcher.crashes import log_crash
 from dispatcher.errors import DispatcherError
 from dispatcher.hub.goodbyes import restart
+from dispatcher.hub.hub import Hub
 from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.invariants import invariants
 from dispatcher.kafka.properties import check_properties
@@ -60,12 +61,13 @@ class Parent(Protocol):
     def sockets(self) -> Sequence[socket.socket]:
         """The listening sockets."""
 
-    async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
+    async def serve(self, operations: Operations, streams: OwnStreams, hub: Hub, reload: Reload) -> None:
         """Show the parent that the loop runs, and serve its requests, until cancelled.
 
         Args:
             operations: What the replica reports about itself.
             streams: What administrators see and change.
+            hub: Says how late it is, and sends subscribers on.
             reload: Does what SIGHUP does.
         """
 
@@ -182,7 +184,8 @@ async def supervise(
             await root.start(log_crash, server.serve, name=server.serve)
             _warn_of_any_host(settings)
             if parent is not None:
-                root.start_soon(log_crash, parent.serve, operations, streams, reload, name=parent.serve)
+                run = partial(parent.serve, operations, streams, pipeline.hub, reload)
+                root.start_soon(log_crash, run, name=parent.serve)
             root.start_soon(log_crash, systemd.watch, name=systemd.watch)
             systemd.ready()
             task_status.started(server)

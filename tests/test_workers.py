@@ -1,8 +1,10 @@
 """Guarantee G11 with several processes: whatever ends a worker, its clients resume at another and lose nothing."""
 
+import itertools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -76,3 +78,76 @@ async def test_a_worker_that_is_killed_costs_its_clients_nothing(
         assert await trio.to_thread.run_sync(replica.wait) == 0
     offsets = await trio.to_thread.run_sync(kafka.group_offsets, replica.group)
     assert {row.current_offset for row in offsets.values()} == {100}
+
+
+CROWD = 5
+"""Readers of the worker that is late; the other one has one."""
+SLOW_CODE = """
+import time
+from dispatcher.hub import spreading, subscriber
+if sys.argv[1] == "worker-1":
+    offer = subscriber.Subscriber.offer
+    def slow_offer(self, round_):
+        time.sleep(0.05)
+        return offer(self, round_)
+    subscriber.Subscriber.offer = slow_offer
+# Nobody is sent away because a worker has joined.
+spreading.Spread.observe = lambda *_arguments, **_keywords: 0
+"""
+"""In worker 1 each live subscriber costs 50 ms per round."""
+SLOW_WORKER = f"""
+from dispatcher.workers import member
+member.START_CODE = member.START_CODE.replace("\\nmain()", {SLOW_CODE!r} + "main()")
+"""
+
+
+@asynccontextmanager
+async def a_crowd(replica: Replica) -> AsyncIterator[list[PlainReader]]:
+    """Readers of which worker 1 has `CROWD`, and the other one has one; the kernel spreads them by chance."""
+    kept: dict[str, list[PlainReader]] = {"replica-1": [], "replica-2": []}
+    async with trio.open_nursery() as nursery:
+
+        async def run(reader: PlainReader, scope: trio.CancelScope) -> None:
+            with scope:
+                await reader.run()
+
+        with trio.fail_after(seconds(60)):
+            while len(kept["replica-1"]) < CROWD or not kept["replica-2"]:
+                reader, scope = PlainReader(replica), trio.CancelScope()
+                nursery.start_soon(run, reader, scope)
+                await reader.until_begun()
+                there = kept[reader.states[0]["replica"]]
+                if len(there) < (CROWD if there is kept["replica-1"] else 1):
+                    there.append(reader)
+                else:
+                    scope.cancel()
+        yield [*kept["replica-1"], *kept["replica-2"]]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_worker_that_is_late_sends_subscribers_on(kafka: Kafka, replicas: Callable[..., Replica]) -> None:
+    """One that has more than its share, while the other one is not late. Those that it sends on lose nothing."""
+    topic = kafka.create_topic(PARTITIONS)
+    settings = {**SETTINGS, "spread_seconds": 0.1}
+    replica = await trio.to_thread.run_sync(
+        lambda: replicas(kafka.bootstrap_servers, topic, settings=settings, code=SLOW_WORKER)
+    )
+    await trio.to_thread.run_sync(replica.wait_for, "every worker has its share", have_their_shares)
+    event = "late, sending subscribers to other workers"
+    async with a_crowd(replica) as readers:
+        with trio.fail_after(seconds(90)):
+            for written in itertools.count(0, PARTITIONS):  # pragma: no branch
+                await produce(kafka, topic, PARTITIONS, written)
+                if sum(reader.connections for reader in readers) > len(readers):
+                    break
+        (line, *_) = await trio.to_thread.run_sync(replica.wait_until_logged, event)
+        assert (line["worker"], line["number"], line["of"]) == ("1", 1, CROWD)
+        sent_on = [worker["sent_on"] for worker in replica.status()["workers"]]
+        assert (sent_on[0] > 0, sent_on[1]) == (True, 0)
+        assert 'dispatcher_worker_sent_on_total{worker="1"}' in replica.metrics()
+        await produce(kafka, topic, PARTITIONS, written + PARTITIONS)
+        for reader in readers:
+            await reader.until(dict.fromkeys(range(PARTITIONS), written // PARTITIONS + 2))
+    assert [reader.holes + reader.gaps for reader in readers] == [[]] * len(readers)
+    # All are sent from where they were to the other worker, or back.
+    assert sum(reader.connections - 1 for reader in readers) <= sum(line["number"] for line in replica.logged(event))

@@ -28,6 +28,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.feed_registry import Matches
 from dispatcher.hub.pace import leave_to_others
+from dispatcher.hub.round_times import RoundTimes
 from dispatcher.hub.statistics import FanOutStatistics
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection, joined
@@ -95,7 +96,7 @@ class FanOut:
         """For each feed with a live subscriber, the sequence of the newest entry that was published for it."""
         self._under_way: dict[Feed, list[EncodedEntry]] = {}
         """The items that this round has not offered to everybody yet; empty once it is withdrawn."""
-        self._rounds = 0
+        self.times = RoundTimes(linger_seconds)
         self._linger_seconds = linger_seconds
         self._lingers_until = -math.inf
         self._is_awaited = False
@@ -104,8 +105,6 @@ class FanOut:
         """Whether more is about to be published for the next round."""
         self._is_idle = False
         """Whether the task waits for something to do."""
-        self._round_seconds = 0.0
-        """How long the last round took."""
         self._wake_up = trio.Event()
         self._settled = trio.Event()
 
@@ -177,6 +176,8 @@ class FanOut:
                 self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))
 
     def _publish(self, feed: Feed, offered: Offered, part: Part) -> None:
+        if not self._published:
+            self.times.published()
         self._published.setdefault(feed, []).append((offered, part))
         self._newest[feed] = offered.sequence
         self._published_bytes += len(part)
@@ -202,7 +203,7 @@ class FanOut:
     @property
     def _is_short(self) -> bool:
         """Whether the next round needs no yield: nothing precedes it, and it is one slice, and one write per feed."""
-        if not self._is_idle or self._state_is_new or self._linger_seconds or self._round_seconds > LONG_ROUND_SECONDS:
+        if not self._is_idle or self._state_is_new or self._linger_seconds or self.times.seconds > LONG_ROUND_SECONDS:
             return False
         live = sum([len(self._live[feed]) for feed in self._published if feed in self._live])
         return live <= SLICE and self._published_bytes <= min(self._round_bytes, SLICE_BYTES // max(1, live))
@@ -228,6 +229,7 @@ class FanOut:
         self._published.clear()
         self._under_way.clear()
         self._published_bytes = 0
+        self.times.withdrawn()
         for feed, live in tuple(self._live.items()):
             for subscriber in tuple(live.values()):
                 if subscriber.cursor.sequence < self._newest.get(feed, 0):
@@ -251,7 +253,7 @@ class FanOut:
 
     def statistics(self) -> FanOutStatistics:
         """A snapshot."""
-        return FanOutStatistics(self._rounds, len(self._live), self._published_bytes, self.is_congested)
+        return FanOutStatistics(self.times.rounds, len(self._live), self._published_bytes, self.is_congested)
 
     async def run(self) -> None:
         """Run rounds until cancelled."""
@@ -268,8 +270,8 @@ class FanOut:
                     continue
                 for _ in self._run_round():
                     await self._between_slices()
-                if self._round_seconds > LONG_ROUND_SECONDS:
-                    await leave_to_others(YIELD_RATIO * self._round_seconds)
+                if self.times.seconds > LONG_ROUND_SECONDS:
+                    await leave_to_others(YIELD_RATIO * self.times.seconds)
             if self._is_awaited:
                 self._is_awaited = False
                 # Waiters hold this event, perhaps since before this task began: set it, then replace it.
@@ -301,8 +303,7 @@ class FanOut:
 
     def _run_round(self) -> Iterator[None]:
         """Offer what was published; yields between slices, where anything may change."""
-        began = time.perf_counter()
-        self._rounds += 1
+        self.times.began()
         self._under_way, self._published, self._published_bytes = self._published, {}, 0
         offered = 0
         # Acknowledging subscribers are served after the others, so their answers delay nobody.
@@ -315,7 +316,7 @@ class FanOut:
                 if feed in self._under_way:
                     offered += yield from self._offer(feed, items)
             self._under_way.pop(feed, None)
-        self._round_seconds = time.perf_counter() - began
+        self.times.ended()
 
     def _offer(self, feed: Feed, items: Sequence[EncodedEntry]) -> Generator[None, None, int]:
         """Offer one write to one feed; returns how many subscribers were offered it since the last yield."""

@@ -48,7 +48,7 @@ def too_many(reason: str) -> Goodbye:
 
 
 def spread() -> Goodbye:
-    """Another replica has joined, and this subscriber is one of those that should move to it."""
+    """Another replica has joined, or others have less to do, and this subscriber is one of those that should move."""
     return Goodbye(TRY_LATER, "subscribers are being rebalanced across replicas", _spread_ms())
 
 

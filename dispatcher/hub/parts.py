@@ -201,6 +201,10 @@ class HubParts:
             **asdict(self._counts),
         )
 
+    def take_late_seconds(self) -> float:
+        """How late records were handed out since the last call: see `round_times.RoundTimes`."""
+        return self._fan_out.times.take_late_seconds()
+
     @property
     def partitions(self) -> int:
         """How many partitions are assigned."""

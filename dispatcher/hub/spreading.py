@@ -1,4 +1,4 @@
-"""Sends some subscribers away after a replica has joined, so that the load evens out again.
+"""Sends some subscribers away after a replica has joined, or when asked to, so that the load evens out again.
 
 A long-lived connection stays where it is: a new replica gets partitions at once, but subscribers only as they connect.
 A replica cannot see the others, but it notices when the group has settled, and knows the partitions and subscribers
@@ -157,6 +157,20 @@ async def spread_subscribers(hub: Hub, seconds: float, is_joined: Callable[[], b
             log.info("sending subscribers to other replicas: they would get nothing here", number=len(without))
             # Partitions may be assigned here before the last of them has left.
             await _send_away(without, seconds, goodbyes.send_on, lambda one: hub.has_partitions(one.feed.topics))
+
+
+async def send_some_on(hub: Hub, number: int, seconds: float) -> None:
+    """Send some subscribers to replicas that are less busy, evenly over a time.
+
+    *Cancellation*: safe.
+
+    Args:
+        hub: The hub.
+        number: How many; fewer if that many are no longer connected.
+        seconds: How long sending them away takes.
+    """
+    subscribers = hub.sample_subscribers(min(number, hub.subscribers))
+    await _send_away(subscribers, seconds, goodbyes.spread)
 
 
 async def _send_away(

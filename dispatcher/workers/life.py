@@ -25,6 +25,8 @@ class Life:
     drain: int = 0
     """The number of the last order to drain, or to end a drain, that the process has carried out."""
     subscribers: int = 0
+    late_seconds: float | None = None
+    """How late the process was, at worst, in its reports since `take_late_seconds`; None if there was none."""
     silence: Silence = field(default_factory=lambda: Silence(LOOK_SECONDS))
     _asked: int = 0
     _answers: dict[int, trio.MemorySendChannel[bytes]] = field(default_factory=dict)
@@ -46,6 +48,15 @@ class Life:
             self._answers.pop(number, None)
             send.close()
             receive.close()
+
+    def heard_late(self, seconds: float) -> None:
+        """Note how late the process was, as it reports."""
+        self.late_seconds = max(self.late_seconds or 0.0, seconds)
+
+    def take_late_seconds(self) -> float | None:
+        """Return `late_seconds`, which begins again."""
+        taken, self.late_seconds = self.late_seconds, None
+        return taken
 
     def answered(self, number: int, payload: bytes) -> None:
         """Deliver an answer, unless nobody waits for it any longer."""

@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from dispatcher.settings import Settings
+from dispatcher.workers.balance import Load
 from dispatcher.workers.channel import Channel
 from dispatcher.workers.life import LOOK_SECONDS, Life
 from dispatcher.workers.orders import STOP, Orders, encode_settings
@@ -57,6 +58,8 @@ class MemberStatistics:
     is_up: bool
     restarts: int
     silent_seconds: float
+    sent_on: int
+    """Subscribers that it was ordered to send on to other workers."""
 
 
 class Member:
@@ -84,7 +87,7 @@ class Member:
         self._away = Silence(LOOK_SECONDS)
         self._is_listening = True
         self._stopping = trio.Event()
-        self._restarts = 0
+        self._restarts = self._sent_on = 0
         self._heard = trio.Event()
         self.exit_code: int | None = None
         """The exit code of the last process that has ended."""
@@ -131,7 +134,7 @@ class Member:
         """A snapshot."""
         silent_seconds = self._life.silence.seconds if self._life else 0.0
         return MemberStatistics(
-            self._life.process.pid if self._life else None, self.is_up, self._restarts, silent_seconds
+            self._life.process.pid if self._life else None, self.is_up, self._restarts, silent_seconds, self._sent_on
         )
 
     async def run(self, up: Callable[[], None], ended: Callable[["Member"], None]) -> None:
@@ -194,6 +197,18 @@ class Member:
         """Order a drain within some seconds, or with None the end of a drain; `drain` shows when it is carried out."""
         if self._life is not None:
             self._life.channel.post({"drain": number, "seconds": seconds})
+
+    def send_on(self, number: int) -> None:
+        """Order the process to send this many of its subscribers on to other workers."""
+        if self._life is not None and self._life.channel.post({"send_on": number}):
+            self._sent_on += number
+
+    def take_load(self) -> Load | None:
+        """Return the worker's load since the last call; None if it has not reported since, is not ready, or stops."""
+        late_seconds = self._life.take_late_seconds() if self._life else None
+        if late_seconds is None or self.reasons or self._is_stopping():
+            return None
+        return Load(late_seconds, self.subscribers)
 
     async def ask(self, what: str, **question: Any) -> bytes | None:
         """Ask for ``status``, ``metrics`` and so on; returns None if the process does not answer.
@@ -270,6 +285,7 @@ class Member:
         life.silence.heard()
         life.reasons, life.degraded = message["reasons"], message["degraded"]
         life.drain, life.subscribers = message["drain"], message["subscribers"]
+        life.heard_late(message["late_seconds"])
         self.has_been_ready |= message["has_been_ready"]
         if not self._is_listening and not self._is_stopping():
             self._is_listening = True

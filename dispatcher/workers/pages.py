@@ -137,6 +137,7 @@ def _render_status(
             "pid": one.pid,
             "restarts": one.restarts,
             "silent_seconds": one.silent_seconds,
+            "sent_on": one.sent_on,
             "status": read.get(name),
         }
         for name, one in statistics.items()
@@ -223,9 +224,15 @@ class _Merged(Collector):
         restarts = CounterMetricFamily(
             "dispatcher_worker_restarts", "Times that the worker ended and was started again.", labels=["worker"]
         )
+        sent_on = CounterMetricFamily(
+            "dispatcher_worker_sent_on",
+            "Subscribers that the worker was ordered to send on to other workers because it was late.",
+            labels=["worker"],
+        )
         for name, one in self._statistics.items():
             is_up.add_metric([name], name in self._up)
             restarts.add_metric([name], one.restarts)
+            sent_on.add_metric([name], one.sent_on)
         merged: dict[str, Metric] = {}
         for worker, text in self._texts.items():
             for family in self._parse(text):
@@ -233,4 +240,4 @@ class _Merged(Collector):
                 for sample in family.samples:
                     labels = {**sample.labels, "worker": worker}
                     metric.add_sample(sample.name, labels, sample.value, sample.timestamp, sample.exemplar)
-        yield from (is_up, restarts, *merged.values())
+        yield from (is_up, restarts, sent_on, *merged.values())

@@ -6,6 +6,7 @@
       root nursery             a crash of our own code ends the parent, and with it every worker
       ├─ Member.run            one for each worker: starts its process, listens to it, restarts it
       ├─ Server.serve          `operations_bind`: the answers of all workers in one
+      ├─ balance               lets a worker that is late send subscribers on
       ├─ WorkersStreams.run    passes administrators' orders also to processes that start later
       ├─ Authentication.run    with `[auth]`: keys for the tokens of administrators
       └─ signals               SIGTERM and SIGINT stop, SIGHUP and SIGUSR1 are passed on
@@ -36,6 +37,7 @@ from dispatcher.web.authentication import FIXED, open_authentication
 from dispatcher.web.server import Server
 from dispatcher.web.sockets import tls_context
 from dispatcher.workers.admin import WorkersStreams
+from dispatcher.workers.balance import SAMPLE_SECONDS, Balance
 from dispatcher.workers.member import LookUp, Member, MemberStatistics, describe
 from dispatcher.workers.pages import WorkersStatus
 from dispatcher.workers.plan import Machine, memory_problem, number_of_workers, settings_of
@@ -147,6 +149,7 @@ class _Parent:
             await root.start(server.serve)
             root.start_soon(systemd.watch)
             root.start_soon(self._streams.run)
+            root.start_soon(self._balance)
             if self._authentication is not None:
                 root.start_soon(self._authentication.run)
             root.start_soon(self._say_started, on_started, server, systemd)
@@ -171,6 +174,16 @@ class _Parent:
         log.error("stopping took too long, killing workers; uncommitted records will be delivered again")
         self._exit_code = self._exit_code or 1
         everything.cancel()
+
+    async def _balance(self) -> None:
+        """Sample the workers, and let one that is late send subscribers on; `spread_seconds = 0` turns this off."""
+        members = {member.name: member for member in self._members}
+        balance = Balance(self._settings.spread_seconds)
+        while self._settings.spread_seconds:
+            await trio.sleep(SAMPLE_SECONDS)
+            order = balance.observe({name: member.take_load() for name, member in members.items()})
+            if order is not None:
+                members[order.worker].send_on(order.number)
 
     def _up(self) -> None:
         if all(member.has_been_up for member in self._members):

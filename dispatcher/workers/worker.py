@@ -15,6 +15,8 @@ import structlog
 import trio
 
 from dispatcher.errors import NotFoundError
+from dispatcher.hub.hub import Hub
+from dispatcher.hub.spreading import send_some_on
 from dispatcher.settings import Settings
 from dispatcher.supervisor import Reload
 from dispatcher.web.admin_streams import OwnStreams, Selection
@@ -78,19 +80,21 @@ class ParentLink:
         """Return the settings that the parent has read last."""
         return self._settings
 
-    async def serve(self, operations: Operations, streams: OwnStreams, reload: Reload) -> None:
+    async def serve(self, operations: Operations, streams: OwnStreams, hub: Hub, reload: Reload) -> None:
         """See `supervisor.Parent`."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._channel.run)
-                nursery.start_soon(self._show_life, operations, streams)
+                nursery.start_soon(self._show_life, operations, streams, hub)
                 while (received := await self._channel.receive()) is not None:
                     message, _payload = received
                     if "ask" in message:
                         nursery.start_soon(self._answer, message, operations, streams)
                     elif "drain" in message:
                         await self._order_drain(message, streams)
-                        await self._channel.send(self._life(operations, streams))
+                        await self._channel.send(self._life(operations, streams, hub))
+                    elif "send_on" in message:
+                        nursery.start_soon(self._send_on, hub, message["send_on"])
                     else:
                         self._obey(message, reload, nursery)
                 nursery.cancel_scope.cancel()
@@ -115,13 +119,13 @@ class ParentLink:
             send.close()
             receive.close()
 
-    async def _show_life(self, operations: Operations, streams: OwnStreams) -> None:
+    async def _show_life(self, operations: Operations, streams: OwnStreams, hub: Hub) -> None:
         while True:
-            await self._channel.send(self._life(operations, streams))
+            await self._channel.send(self._life(operations, streams, hub))
             await trio.sleep(HEARTBEAT_SECONDS)
 
-    def _life(self, operations: Operations, streams: OwnStreams) -> Mapping[str, Any]:
-        """Return the report that shows that the loop runs."""
+    def _life(self, operations: Operations, streams: OwnStreams, hub: Hub) -> Mapping[str, Any]:
+        """Return the report that shows that the loop runs, and how late it was since the last one."""
         return {
             "alive": True,
             "reasons": operations.why_not_ready(),
@@ -129,6 +133,7 @@ class ParentLink:
             "has_been_ready": operations.has_been_ready,
             "drain": self._drain,
             "subscribers": streams.subscribers,
+            "late_seconds": hub.take_late_seconds(),
         }
 
     async def _order_drain(self, message: Mapping[str, Any], streams: OwnStreams) -> None:
@@ -138,6 +143,11 @@ class ParentLink:
         else:
             await streams.begin_drain(message["seconds"], stops=False)
         self._drain = message["drain"]
+
+    async def _send_on(self, hub: Hub, number: int) -> None:
+        """Ask some subscribers to reconnect: the kernel gives most of them to other workers."""
+        log.warning("late, sending subscribers to other workers", number=number, of=hub.subscribers)
+        await send_some_on(hub, number, self._settings.spread_seconds)
 
     def _obey(self, message: Mapping[str, Any], reload: Reload, nursery: trio.Nursery) -> None:
         if "settings" in message:

@@ -11,6 +11,7 @@ import trio.testing
 from dispatcher.hub import fan_out, pace
 from dispatcher.hub.fan_out import FanOut
 from dispatcher.hub.feed import feed_of
+from dispatcher.hub.round_times import RoundTimes
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
@@ -597,3 +598,30 @@ async def test_those_that_ask_read_what_is_not_decoded_yet_from_the_history() ->
     assert sent_back("other", followed=False) == [False, False, False]
     assert sent_back("assets", followed=True) == [False, False, True]
     assert sent_back("assets", followed=False) == [False, True, True]
+
+
+async def test_the_hub_says_how_late_its_rounds_were(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A record waits from its publication until everybody was offered it, in slices or in one piece."""
+    bench, clock = Bench(), [1000.0]
+    fan_out_of_bench = bench.hub._fan_out
+    fan_out_of_bench.times = RoundTimes(now=lambda: clock[0])
+    nursery.start_soon(bench.hub.run)
+
+    def take_a_second() -> None:
+        clock[0] += 1
+
+    for _ in range(3):
+        await nursery.start(bench.serve, ObservedTransport(take_a_second))
+    await settle()
+    assert bench.hub.take_late_seconds() == 0
+    for most in (1, fan_out.SLICE):
+        monkeypatch.setattr(fan_out, "SLICE", most)
+        bench.publish(ONE)
+        clock[0] += 0.5
+        await settle()
+        assert [bench.hub.take_late_seconds(), bench.hub.take_late_seconds()] == [3.5, 0]
+    bench.publish(ONE)
+    clock[0] += 0.5
+    bench.hub.unassigned([ONE])
+    await settle()
+    assert bench.hub.take_late_seconds() == 0

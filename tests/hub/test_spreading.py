@@ -13,6 +13,7 @@ from dispatcher.hub.spreading import (
     STABLE_SAMPLES,
     SendingOn,
     Spread,
+    send_some_on,
     spread_subscribers,
 )
 from dispatcher.sansio.health import Event, Health, ReplicaState
@@ -23,7 +24,7 @@ from testbed.patience import seconds
 from testbed.producing import produce_numbered
 from testbed.replicas import Replica
 from tests.conftest import Kafka
-from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, settle
 
 PARTITIONS = 4
 SUBSCRIBERS = 8
@@ -202,6 +203,26 @@ async def test_without_a_time_nobody_is_ever_sent_away() -> None:
     """`spread_seconds = 0` turns this off."""
     with trio.fail_after(seconds(5)):
         await spread_subscribers(Bench().hub, 0, lambda: True)
+
+
+@pytest.mark.parametrize(("number", "gone"), [(3, 3), (9, 8)])
+async def test_as_many_as_are_ordered_are_sent_on(nursery: trio.Nursery, number: int, gone: int) -> None:
+    """They get goodbye 1013 after what they were sent, the others stay, and those that have left need none."""
+    bench = Bench()
+    nursery.start_soon(bench.hub.run)
+    transports = [RecordingTransport() for _ in range(SUBSCRIBERS)]
+    for transport in transports:
+        transport.gate.set()
+        await nursery.start(bench.serve, transport)
+    await settle()
+    bench.publish(ONE, TWO)
+    await settle()
+    await send_some_on(bench.hub, number, 0)
+    await settle()
+    assert bench.hub.subscribers == SUBSCRIBERS - gone
+    assert [transport.values for transport in transports] == [["0", "1"]] * SUBSCRIBERS
+    goodbyes = [data for transport in transports for _, kind, data in transport.events if kind == "goodbye"]
+    assert len(goodbyes) == gone
 
 
 async def test_a_replica_without_partitions_sends_its_subscribers_on(

@@ -35,7 +35,7 @@ class Answering:
 
     def statistics(self) -> MemberStatistics:
         """As of a process that was started again once."""
-        return MemberStatistics(17, is_up=True, restarts=1, silent_seconds=0.5)
+        return MemberStatistics(17, is_up=True, restarts=1, silent_seconds=0.5, sent_on=3)
 
 
 def status_of(*workers: Answering) -> WorkersStatus:
@@ -72,6 +72,7 @@ async def test_metrics_keep_their_numbers_and_get_the_worker() -> None:
     assert found["dispatcher_deliveries_total", "2", ""] == 20
     assert found["dispatcher_subscribers", "2", 'li"ve\\'] == 4
     assert found["dispatcher_worker_restarts_total", "1", ""] == 1
+    assert found["dispatcher_worker_sent_on_total", "1", ""] == 3
     assert ("process_cpu_seconds_total", "parent", "") in found
     assert merged.count(b"# TYPE dispatcher_deliveries_total counter") == 1
 
@@ -138,9 +139,9 @@ async def test_the_status_has_every_worker_and_sums() -> None:
     assert page["subscribers"] == {"total": 3}
     assert page["connections"] == 3
     assert page["records"] == {"deliveries": 30, "unmatched": {"a": 3}}
-    assert [(one["worker"], one["pid"], one["status"]["connections"]) for one in page["workers"]] == [
-        ("1", 17, 1),
-        ("2", 17, 2),
+    assert [(one["worker"], one["pid"], one["sent_on"], one["status"]["connections"]) for one in page["workers"]] == [
+        ("1", 17, 3, 1),
+        ("2", 17, 3, 2),
     ]
 
 
