@@ -1,5 +1,6 @@
 """When a worker sends subscribers on, and how many."""
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ CROWDED = {"1": Load(LATE, 800), "2": Load(FINE, 200)}
 """Worker 1 is late, and has more than its share."""
 
 
-def orders(*samples: dict[str, Load | None], spread_seconds: float = 0) -> list[SendOn | None]:
+def orders(*samples: Mapping[str, Load | None], spread_seconds: float = 0) -> list[SendOn | None]:
     """What one balance says to each of these."""
     balance = Balance(spread_seconds)
     return [balance.observe(sample) for sample in samples]
