@@ -52,8 +52,7 @@ class RoundTimes:
     def take_late_seconds(self) -> float:
         """How late the rounds were since the last call: the longest time from publication to the end of a round.
 
-        What has not been handed out counts with the time that it has waited so far: a round may take longer than the
-        time between two calls.
+        Records that still wait are included, because a round may take longer than the time between two calls.
         """
         longest = max(self._late_seconds, *map(self._seconds_since, (self._under_way_since, self._waiting_since)))
         self._late_seconds = 0.0

@@ -74,7 +74,7 @@ class StreamOpener:
         return self._authentication is not None and self._authentication.reads_cookies
 
     async def _ask(self, request: StreamRequest) -> tuple[Query, Session | None]:
-        """Find out who asks for what.
+        """Read a request: what it asks for, and whether its caller may have it.
 
         Raises:
             BadRequestError, UnauthenticatedError, ForbiddenError, UnavailableError: it cannot be had.
