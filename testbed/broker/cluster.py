@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -61,6 +61,7 @@ class KafkaCluster:
         properties: More broker properties; they win over ours.
         host: Where clients reach the nodes.
         record: Where a node writes an archive of its classes when it stops, if it is to (`testbed.broker.archives`).
+        command: What the command line of each node begins with.
     """
 
     def __init__(
@@ -70,7 +71,9 @@ class KafkaCluster:
         host: str = "127.0.0.1",
         *,
         record: Path | None = None,
+        command: Sequence[str] = (),
     ) -> None:
+        self._command = command
         self._record = record
         self._host = host
         self._ports = _free_ports(2 * nodes)
@@ -166,7 +169,7 @@ class KafkaCluster:
         """
         if node in self._processes and self._processes[node].poll() is None:
             raise RuntimeError(f"Kafka node {node} runs already")
-        command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid())]
+        command = [sys.executable, "-I", "-S", leash.__file__, str(os.getpid()), *self._command]
         command += java(NODE, self._file(node, "properties"), heap_megabytes=384, record=self._record)
         with self._file(node, "log").open("ab") as log:
             self._processes[node] = self._starter.submit(

@@ -51,6 +51,7 @@ class Fleet:
         static: Whether each slot is a static member of the group.
         logs: A folder for what the replicas have logged.
         code: Python that each runs first, to put a fault in.
+        command: What each command line begins with.
         workers: How many processes each replica has.
     """
 
@@ -67,6 +68,7 @@ class Fleet:
         static: bool = False,
         logs: Path | None = None,
         code: str = "",
+        command: Sequence[str] = (),
         workers: int = 1,
     ) -> None:
         self.workers = workers
@@ -81,6 +83,7 @@ class Fleet:
         self._static = static
         self._logs = logs
         self._code = code
+        self._command = command
         self._ended: list[Replica] = []
 
     def __enter__(self) -> Self:
@@ -135,7 +138,7 @@ class Fleet:
                 client_id=slot.name,
                 settings=settings,
                 kafka=self._kafka,
-                **{"code": self._code, **keywords},  # type: ignore[arg-type]
+                **{"code": self._code, "command": self._command, **keywords},  # type: ignore[arg-type]
             )
 
         slot.replica = await trio.to_thread.run_sync(start)

@@ -15,9 +15,10 @@ How it judges:
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import NamedTuple
 
 EVIDENCE = 20
@@ -62,6 +63,8 @@ class _Place(NamedTuple):
 class _Connection:
     process: str
     opened_at: float
+    transport: str = ""
+    closed_at: float | None = None
     frozen_at: float | None = None
     thawed_at: float = -1.0
     states: int = 0
@@ -182,11 +185,15 @@ class Ledger:
 
     # What subscribers see.
 
-    def opened(self, process: str, at: float = 0.0) -> int:
+    def opened(self, process: str, at: float = 0.0, transport: str = "") -> int:
         """A connection to a process was opened; returns its number."""
         number = len(self._connections)
-        self._connections[number] = _Connection(process, at)
+        self._connections[number] = _Connection(process, at, transport)
         return number
+
+    def closed(self, connection: int, at: float) -> None:
+        """A connection has ended."""
+        self._connections[connection].closed_at = at
 
     def told_state(self, connection: int) -> None:
         """The replica has told its state: partitions may have come and gone."""
@@ -290,6 +297,36 @@ class Ledger:
             silence_seconds={p: books.silence_seconds for p, books in sorted(self._partitions.items())},
         )
 
+    def losses(self, commits: Iterable[tuple[int, int, int]], clock: float) -> Iterator[str]:
+        """Each run of lost records in words: what came before and after, which commits passed it, and who listened.
+
+        Args:
+            commits: Partition, offset and time (ms) of every commit.
+            clock: What the times of this ledger lack of seconds since the epoch.
+        """
+        for partition, first, last in _runs(self.missing()):
+            books = self._of(partition)
+            yield f"lost: partition {partition}: {first} to {last}"
+            for offset in (first - 1, last + 1):
+                if receipt := books.receipts.get(offset):
+                    where = self._connections[receipt.connection]
+                    yield f"  {offset} came at {_time(receipt.at + clock)} from {receipt.process} ({where.transport})"
+            reached = first - 1
+            for of, offset, stored_ms in commits:
+                if of == partition and reached < offset and reached <= last:
+                    yield f"  {offset} was committed at {_time(stored_ms / 1000)}"
+                    reached = offset
+            for number, one in self._connections.items():
+                place = one.places.get(partition)
+                ended = "open" if one.closed_at is None else f"closed {_time(one.closed_at + clock)}"
+                at = (
+                    "nothing"
+                    if place is None
+                    else f"{place.offset} last, without a hole since {_time(place.since + clock)}"
+                )
+                opened = f"opened {_time(one.opened_at + clock)}"
+                yield f"  {number}: {one.process} ({one.transport}), {opened}, {ended}: {at}"
+
     def _check_place(self, subscriber: _Connection, partition: int, offset: int, at: float) -> float:
         """Returns since when the connection has received records of the partition without a hole."""
         last = subscriber.places.get(partition)
@@ -323,6 +360,17 @@ class Ledger:
 
     def _of(self, partition: int) -> _Partition:
         return self._partitions.setdefault(partition, _Partition())
+
+
+def _runs(records: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, int]]:
+    """Partition, first and last offset of the runs in sorted records."""
+    for (partition, _), run in groupby(enumerate(records), key=lambda item: (item[1][0], item[1][1] - item[0])):
+        offsets = [offset for _, (_, offset) in run]
+        yield partition, offsets[0], offsets[-1]
+
+
+def _time(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f}"[:-3]
 
 
 def _some(records: tuple[tuple[int, int], ...]) -> str:

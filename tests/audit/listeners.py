@@ -132,7 +132,7 @@ class Listener:
         if self._identify is not None:
             # At once, and not in a thread: what nobody has read when a process is killed may be lost with a reset.
             self.served_by = self._identify(process, port)
-        connection = self._connection = self._ledger.opened(self.served_by)
+        connection = self._connection = self._ledger.opened(self.served_by, trio.current_time(), self._transport)
         try:
             while messages := await read():
                 for message in messages:
@@ -145,6 +145,7 @@ class Listener:
                 await self._reading.wait()
         finally:
             self._connection = None
+            self._ledger.closed(connection, trio.current_time())
 
 
 async def _next_event(stream: SseStream) -> _Messages:

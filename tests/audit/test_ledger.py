@@ -170,3 +170,22 @@ def test_silence_is_measured_between_first_receipts_while_records_are_produced()
     ledger.quiet()
     receive(ledger, 2, at=9.0)
     assert ledger.report().silence_seconds == {0: 3.5}
+
+
+def test_lost_records_are_told_with_what_was_around_them() -> None:
+    """Each run of lost records has the receipts beside it, the commits that passed it, and who was connected."""
+    ledger = ledger_with(6, processes=())
+    reader, left = ledger.opened("a", 1.0, "sse"), ledger.opened("b", 2.0, "websocket")
+    receive(ledger, 0, 5, connection=reader, at=3.0)
+    receive(ledger, 1, connection=left, at=4.0)
+    ledger.closed(left, 5.0)
+    commits = [(0, 1, 6_000), (0, 3, 7_000), (1, 4, 7_500), (0, 2, 8_000), (0, 6, 9_000)]
+    assert list(ledger.losses(commits, 3600.0)) == [
+        "lost: partition 0: 2 to 4",
+        "  1 came at 01:00:04.000 from b (websocket)",
+        "  5 came at 01:00:03.000 from a (sse)",
+        "  3 was committed at 00:00:07.000",
+        "  6 was committed at 00:00:09.000",
+        "  0: a (sse), opened 01:00:01.000, open: 5 last, without a hole since 01:00:03.000",
+        "  1: b (websocket), opened 01:00:02.000, closed 01:00:05.000: 1 last, without a hole since 01:00:04.000",
+    ]

@@ -1,9 +1,12 @@
 """Which worker of a replica serves a connection, or has written a line: each worker counts as a process of its own."""
 
 import os
+import re
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -51,8 +54,7 @@ def starts(replica: Replica) -> list[Start]:
 
 def running(replica: Replica) -> dict[int, str]:
     """Identity by process of the workers that run now."""
-    alive = set(_children(replica.process.pid))
-    return {one.pid: identity(replica, one) for one in starts(replica) if one.pid in alive}
+    return {one.pid: identity(replica, one) for one in starts(replica) if _descends(one.pid, replica.process.pid)}
 
 
 def identity(replica: Replica, start: Start) -> str:
@@ -61,15 +63,16 @@ def identity(replica: Replica, start: Start) -> str:
 
 
 def serving(process: Process, port: int) -> str:
-    """Which worker serves the connection of a client with this port; the replica itself, if none does any more."""
+    """Which worker serves the connection of a client with this port; the replica itself, if none does any more.
+
+    One look at the kernel's table, and only at the names of the workers' descriptors: the listeners, who have to keep
+    up with everything that is dispatched, wait for it.
+    """
     assert isinstance(process, Replica)
-    for pid, name in running(process).items():
-        try:
-            connections = psutil.Process(pid).net_connections("tcp4")
-        except psutil.Error:
-            continue
-        if any(getattr(one.raddr, "port", None) == port for one in connections):
-            return name
+    if (socket := _socket(process.address[1], port)) is not None:
+        for pid, name in running(process).items():
+            if any(descriptor == socket for descriptor in _descriptors(pid)):
+                return name
     return process.identity
 
 
@@ -87,11 +90,29 @@ def ends(replica: Replica) -> Iterator[tuple[str, str]]:
             yield writer_of(replica, line, known), line["timestamp"]
 
 
-def _children(pid: int) -> list[int]:
+def _descends(pid: int, ancestor: int) -> bool:
     try:
-        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        return any(parent.pid == ancestor for parent in psutil.Process(pid).parents())
     except psutil.Error:
-        return []
+        return False
+
+
+def _socket(local_port: int, remote_port: int) -> str | None:
+    """Return the name under which a process has the socket of a connection, by its ports on the process's side.
+
+    *Source*: proc_pid_net(5), ``/proc/net/tcp``: addresses, state, queues, timer, resends, user, timeout, inode.
+    """
+    ports = rf":{local_port:04X} [0-9A-F]+:{remote_port:04X} \S+ \S+ \S+ \S+ +\d+ +\d+ (\d+) "
+    found = re.search(ports, Path("/proc/net/tcp").read_text())
+    return found and f"socket:[{found[1]}]"
+
+
+def _descriptors(pid: int) -> Iterator[str]:
+    """Return what the descriptors of a process are, as far as it still runs."""
+    with suppress(OSError):
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):
+                yield str(descriptor.readlink())
 
 
 def kill(pid: int, number: int) -> None:

@@ -17,7 +17,7 @@ from testbed.patience import VARIABLE
 from tests.audit.auditor import table
 from tests.chaos.beside import EXPLAINED as EXPLAINED_BESIDE
 from tests.chaos.beside import Name
-from tests.chaos.run import PROPERTIES, RATE, RESETS, Outcome, run_chaos
+from tests.chaos.run import PROPERTIES, RATE, RESETS, YIELDING, Outcome, run_chaos
 from tests.chaos.schedule import EXPLAINED, Kind
 from tests.chaos.timeline import draw
 
@@ -136,7 +136,7 @@ def main(  # noqa: PLR0917 - click passes names
         chosen = ("classic", "consumer")[number % 2] if protocol == "by-seed" else protocol
         begin = RESETS[number // 2 % 2] if reset == "by-seed" else reset
         with (
-            KafkaCluster(3) as cluster,
+            KafkaCluster(3, command=YIELDING) as cluster,
             Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as progress,
         ):
             task = progress.add_task(f"seed {number}, {chosen}", total=minutes * 60)
@@ -154,6 +154,7 @@ def main(  # noqa: PLR0917 - click passes names
             used_cores = (time.process_time() - used) / (time.monotonic() - began)
         show(outcome, console)
         console.print(f"Readers and auditor took {used_cores:.2f} cores.")
+        (results / "evidence.txt").write_text("".join(f"{words}\n" for words in outcome.evidence))
         draw(outcome, results / "timeline.svg")
         console.print(f"Timeline and logs: {results}")
         if not outcome.good:
