@@ -162,7 +162,9 @@ class Standby:
         if not seen.owns_first:
             return idle_since + self._idle_seconds + self._delay_seconds
         others_have_left = idle_since + self._idle_seconds * (1 + SPREAD_SHARE)
-        return max(others_have_left, self._settled_since or idle_since) + self._visible_seconds
+        # They may see the last change later, and wait until it has settled for them.
+        settled_for_others = (self._settled_since or idle_since) + self._visible_seconds + SETTLED_SECONDS
+        return max(others_have_left, settled_for_others) + self._visible_seconds
 
     def _join(self, now: float) -> Step:
         self._is_standby = False
