@@ -128,6 +128,7 @@ class Fleet:
 
     async def start(self, slot: Slot, **keywords: object) -> None:
         """Start a replica in a slot that has none."""
+        of_replica: dict[str, Any] = {"code": self._code, "command": self._command, **keywords}
         settings = self._settings | ({"group_instance_id": slot.name} if self._static else {})
 
         def start() -> Replica:
@@ -138,7 +139,7 @@ class Fleet:
                 client_id=slot.name,
                 settings=settings,
                 kafka=self._kafka,
-                **{"code": self._code, "command": self._command, **keywords},  # type: ignore[arg-type]
+                **of_replica,
             )
 
         slot.replica = await trio.to_thread.run_sync(start)

@@ -118,21 +118,23 @@ class Listener:
         self._stream.cancel()
 
     async def _listen(self, process: Process) -> None:
+        # Before it connects: a proxy may have records of this connection before its response head is here.
+        began = trio.current_time()
         if self._transport == "sse":
             async with open_sse(process, self._query, receive_buffer_bytes=self._receive_buffer_bytes) as stream:
                 port = stream.stream.socket.getsockname()[1]
-                await self._read(process, port, lambda: _next_event(stream))
+                await self._read(process, port, began, lambda: _next_event(stream))
         else:
             async with open_ws(process, self._query) as websocket:
                 local = websocket.local
-                await self._read(process, getattr(local, "port", 0), lambda: _next_message(websocket))
+                await self._read(process, getattr(local, "port", 0), began, lambda: _next_message(websocket))
 
-    async def _read(self, process: Process, port: int, read: Callable[[], Awaitable[_Messages]]) -> None:
+    async def _read(self, process: Process, port: int, began: float, read: Callable[[], Awaitable[_Messages]]) -> None:
         self.served_by = process.identity
         if self._identify is not None:
             # At once, and not in a thread: what nobody has read when a process is killed may be lost with a reset.
             self.served_by = self._identify(process, port)
-        connection = self._connection = self._ledger.opened(self.served_by, trio.current_time(), self._transport)
+        connection = self._connection = self._ledger.opened(self.served_by, began, self._transport)
         try:
             while messages := await read():
                 for message in messages:

@@ -71,7 +71,7 @@ def serving(process: Process, port: int) -> str:
     assert isinstance(process, Replica)
     if (socket := _socket(process.address[1], port)) is not None:
         for pid, name in running(process).items():
-            if any(descriptor == socket for descriptor in _descriptors(pid)):
+            if socket in _descriptors(pid):
                 return name
     return process.identity
 

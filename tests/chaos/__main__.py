@@ -156,7 +156,7 @@ def main(  # noqa: PLR0917 - click passes names
         console.print(f"Readers and auditor took {used_cores:.2f} cores.")
         (results / "evidence.txt").write_text("".join(f"{words}\n" for words in outcome.evidence))
         draw(outcome, results / "timeline.svg")
-        console.print(f"Timeline and logs: {results}")
+        console.print(f"Timeline, logs and all evidence: {results}")
         if not outcome.good:
             bad.append(number)
             console.print(

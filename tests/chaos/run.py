@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -72,13 +73,13 @@ OF_SEVERAL: Mapping[str, object] = {
 """What replicas with workers have besides."""
 
 YIELDING = ("nice", "-n", "10")
-"""What replicas and brokers are started with. The auditor has to keep up with them on the same cores: what its
-listeners have not read yet when a replica is killed, or cuts them at its end, looks lost."""
+"""What replicas are started with, and brokers that run for a chaos run alone. The auditor has to keep up with them on
+the same cores: what its listeners have not read when a replica is killed, or cuts them off at its end, looks lost."""
 
 SWITCH_SECONDS = 0.0002
-"""How long a thread of ours may have Python to itself while another waits for it. Readers and producers have threads of
-their own, and the auditor's waits for Python after each of its many small reads: for 5 ms by default, so that its
-listeners read 200 times a second in all, and were seen to fall 13 s behind."""
+"""Maximum time for which one thread keeps the GIL while another waits for it (`sys.setswitchinterval`). Readers and
+producers run in threads beside the auditor's, which waits for the GIL after each of its many small reads. With Python's
+default of 5 ms its listeners fell 13 s behind, and lost what they had not read (seed 34, ``--workers 2``)."""
 
 BEGIN_SECONDS = 40.0
 """A deadline in `testbed.patience.seconds`."""
@@ -204,7 +205,6 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
             some observe.
         workers: Processes of each replica.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
     topic = cluster.create_topic(f"chaos-{seed}-{protocol}", PARTITIONS)
     group = f"group-{topic}"
     others: dict[str, int] = {}
@@ -242,7 +242,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
             command=YIELDING,
             workers=workers,
         )
-        with fleet:
+        with _short_turns(), fleet:
             stage = Stage(cluster, fleet, trials, abuse, tell)
             for _ in range(REPLICAS):
                 stage.born(await fleet.add())
@@ -314,10 +314,10 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
         beside=beside_it,
         leftovers=leftovers,
         unexcused=(
-            *auditor.ledger.losses(auditor.commits, _clock()),
             *auditor.ledger.ahead_words,
             *attribution.evidence,
             *map(attribution.explain, report.backwards),
+            *auditor.ledger.losses(auditor.commits, _clock()),
         ),
     )
 
@@ -327,6 +327,17 @@ def _settings(workers: int, tables: Mapping[str, Mapping[str, object]]) -> Mappi
     of_several = {**OF_SEVERAL, "workers": workers} if workers > 1 else {}
     of_topics = {"topic_tables": orjson.dumps(tables).decode()} if tables else {}
     return {**SETTINGS, **of_several, **of_topics}
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    """Let threads take short turns meanwhile."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 async def _clients(task_status: trio.TaskStatus[trio.Nursery]) -> None:
