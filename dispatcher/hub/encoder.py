@@ -5,19 +5,23 @@
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 
 from dispatcher.hub.compressed_writes import CompressedWrites
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.statistics import CompressionStatistics, EncoderStatistics
 from dispatcher.sansio.encoding.compression import Compression
-from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
+from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.spelling import Spelling
+
+IDS_KEPT = 8
+"""How many ids are kept as spelled last."""
 
 
 class Encoder:
@@ -155,6 +159,12 @@ class Encoder:
             layout = Layout(position)
         return Snapshot.of(layout, tuple(map(position.get, layout.partitions)))
 
+    def place(self, feed: Feed, cursor: Cursor) -> Snapshot | None:
+        """The place of a subscriber; None if it names a partition that is not assigned."""
+        self._history.locate(cursor)
+        head = self._history.snapshot()
+        return (head if feed.whole else head.owned()).moved_to(cursor.next_offsets, feed.topics)
+
     def choose(self, feed: Feed, batch: Batch, snapshot: Snapshot, indexes: Sequence[int]) -> "Selected":
         """Some records of a batch, to be encoded; the cost does not depend on the rest of the batch.
 
@@ -256,4 +266,10 @@ def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snap
     if not feed.whole:
         snapshot = snapshot.owned()
     own = snapshot.layout.indexes[batch.partition]
-    return feed.wire.records(records, snapshot.format(feed.topics, own, whole=feed.whole))
+    return feed.wire.records(records, _id(snapshot, feed.topics, own, whole=feed.whole))
+
+
+@lru_cache(maxsize=IDS_KEPT)
+def _id(snapshot: Snapshot, topics: frozenset[str], own: int, *, whole: bool) -> str:
+    """The id of a write. Subscribers that catch up at the same time read the same entries, up to the same one."""
+    return snapshot.format(topics, own, whole=whole)

@@ -296,7 +296,8 @@ class Hub(HubParts):
     def _knows_more(self, position: Mapping[TopicPartition, int]) -> bool:
         """Whether an id names records of a partition that its topic did not have at the last look-up."""
         counts = self.history.expected
-        return any(offset >= 0 and tp.partition >= counts.get(tp.topic, math.inf) for tp, offset in position.items())
+        fewest = min(counts.values(), default=math.inf)
+        return any(position[tp] >= 0 and tp[1] >= counts.get(tp[0], math.inf) for tp in position if tp[1] >= fewest)
 
     def _state_changed(self) -> None:
         layout, followed = self.history.layout, self.followed.partitions

@@ -100,8 +100,11 @@ class Interludes:
             self.resumption.skip_to_head()
 
     def _position(self) -> str:
-        """Its position, as an id."""
-        return self._source.encoder.snapshot(self.resumption.position()).format(whole=self.feed.whole)
+        """The position at which it begins, as an id; before anything was sent."""
+        feed, resumption, encoder = self.feed, self.resumption, self._source.encoder
+        if resumption.has_start and (place := encoder.place(feed, resumption.cursor)) is not None:
+            return place.format(feed.topics, whole=feed.whole)
+        return encoder.snapshot(resumption.position()).format(whole=feed.whole)
 
     def _news(self, begins_at: str, *, begins: bool) -> Iterator[bytes]:
         """The state, if it is new or names repeats, with the position at which the stream begins, if it is the first.

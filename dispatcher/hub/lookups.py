@@ -9,7 +9,7 @@ asks for its other partitions.
 """
 
 from collections import deque
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Protocol
 
@@ -26,6 +26,9 @@ ASK_AGAIN_SECONDS = 0.5
 
 ASK_AGAIN_EACH_SECONDS = 0.002
 """Minimum time between two subscribers that ask again: ten thousand that wait for a broker must not hold the loop."""
+
+UNION_SLICE = 50
+"""Maximum number of questions that are joined between two yields: 20 µs each, if they are about 1,000 partitions."""
 
 ANSWER_SLICE = 2_000
 """Maximum number of answers between two yields, one per partition and subscriber: about 1 µs each."""
@@ -76,7 +79,10 @@ class LookupClient(Hashable, Protocol):
         """Take replayed records."""
 
     def on_offsets_for_time(self, lookup: OffsetsForTime, offsets: Mapping[TopicPartition, int | None]) -> None:
-        """Take the offset of each partition's first record at or after a time; None where there is none."""
+        """Take the offset of each partition's first record at or after a time; None where there is none.
+
+        The mapping is shared, and may name partitions that others have asked about.
+        """
 
     def on_log_bounds(self, lookup: LogBounds, bounds: Mapping[TopicPartition, Bounds]) -> None:
         """Take where logs begin and end."""
@@ -160,7 +166,7 @@ class Lookups:
         """Answer all look-ups with this key until none are left."""
         while asked := self._lookups.pop(key, None):
             lookups = [lookup for client, lookup in asked if not client.closed]
-            partitions = frozenset(tp for lookup in lookups for tp in lookup.partitions)
+            partitions = await _union([lookup.partitions for lookup in lookups])
             bounds: Mapping[TopicPartition, Bounds] = {}
             offsets: Mapping[TopicPartition, int | None] = {}
             committed: Mapping[TopicPartition, int] = {}
@@ -169,7 +175,7 @@ class Lookups:
             else:
                 times = [lookup for lookup in lookups if isinstance(lookup, OffsetsForTime)]
                 offsets = await self._starts(partitions, *key, exact=any(lookup.exact for lookup in times))
-                if asked_for := frozenset(tp for lookup in times for tp in lookup.committed):
+                if asked_for := await _union([lookup.committed for lookup in times]):
                     committed = await self._replays.committed(asked_for)
             answered_count = 0
             for client, lookup in asked:
@@ -182,11 +188,13 @@ class Lookups:
                 if isinstance(lookup, LogBounds):
                     client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
-                    starts = {
-                        tp: _start(offsets[tp], committed.get(tp))
-                        for tp in lookup.partitions & offsets.keys()
-                        if tp not in lookup.committed or tp in committed
-                    }
+                    starts = offsets
+                    if lookup.committed or committed:
+                        starts = {
+                            tp: _start(offsets[tp], committed.get(tp))
+                            for tp in lookup.partitions & offsets.keys()
+                            if tp not in lookup.committed or tp in committed
+                        }
                     client.on_offsets_for_time(lookup, starts)
                     self._put_off_unanswered(client, lookup.partitions - starts.keys())
                     continue
@@ -231,6 +239,16 @@ class Lookups:
                 if not client.closed:
                     client.ask_again(partitions)
             self._put_off_event = trio.Event()
+
+
+async def _union(parts: Sequence[AbstractSet[TopicPartition]]) -> AbstractSet[TopicPartition]:
+    """All partitions that are asked about. *Cancellation*: safe."""
+    found: set[TopicPartition] = set()
+    for number, part in enumerate(parts, 1):
+        found |= part
+        if not number % UNION_SLICE:
+            await trio.lowlevel.checkpoint()
+    return found
 
 
 def _start(offset: int | None, committed: int | None) -> int | None:

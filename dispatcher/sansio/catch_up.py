@@ -71,15 +71,12 @@ class CatchUp:
         self.pending = True
         """Whether something has to be looked up before the history can continue."""
         next_offsets = self.cursor.next_offsets = history.starts(self.cursor)
-        position = self._starts.named(position, next_offsets)
         if whole or self._starts.are_named:
+            here = set(next_offsets)
+            position = self._starts.named(position, here)
             self._starts.resolved.update(position)
-            self._open.unresolved.update(filter(self._starts.is_unknown, next_offsets.keys() - position.keys()))
-        for partition, offset in position.items():
-            self._want(partition, offset + 1)
-            if self._knows(partition):
-                self._open.begin(partition)
-        self._continue()
+            self._open.unresolved.update(self._starts.unknown_of(here.difference(position)))
+        self._continue(self._open.begin_all(position))
 
     def begin_earlier(self, starts: Mapping[TopicPartition, int]) -> None:
         """Move the starts of partitions that the reader has not named back to these offsets, if they are earlier."""
@@ -253,14 +250,11 @@ class CatchUp:
         """
         if not self._open.accept(lookup, offsets):
             return False
-        for partition in lookup.partitions & offsets.keys():
-            self._open.unresolved.discard(partition)
-            if not (self._whole and self._starts.is_complete):
-                self._starts.resolved.add(partition)
-            offset = offsets[partition]
-            if offset is not None:
-                self._want(partition, offset)
-                self._open.lower(partition, was_seen=False)
+        answered = lookup.partitions & offsets.keys()
+        self._open.unresolved -= answered
+        if not (self._whole and self._starts.is_complete):
+            self._starts.resolved |= answered
+        self._open.lower_all({tp: offset for tp in answered if (offset := offsets[tp]) is not None})
         self._continue()
         return True
 
@@ -302,15 +296,17 @@ class CatchUp:
         """Continue a partition at an offset."""
         self.cursor.next_offsets[partition] = offset
 
-    def _continue(self) -> None:
-        """Continue in the history, unless something has to be looked up first."""
-        self._open.find_missing()
+    def _continue(self, unfinished: Collection[TopicPartition] | None = None) -> None:
+        """Continue in the history, unless something has to be looked up first; see `History.unfinished`."""
+        if unfinished is None:
+            unfinished = self._history.unfinished(self.cursor)
+        self._open.find_missing(unfinished)
         self.pending = self._open.is_any
         is_complete = self._starts.have_all()
         if not self.pending and (self._whole or not self._counts):
-            self.pending = not is_complete or bool(self._history.beyond(self.cursor))
+            self.pending = not is_complete or self._history.is_beyond(self.cursor, unfinished)
         if not self.pending:
-            self._history.seek(self.cursor)
+            self._history.seek(self.cursor, unfinished)
 
     def _knows(self, partition: TopicPartition) -> bool:
         """Whether a partition is here for this reader."""

@@ -124,11 +124,11 @@ def spell_segments(data: bytes) -> str:
     return MARK + _base64url(bytes((_VERSION,)) + data)
 
 
-def read_compact(text: str) -> Iterator[tuple[int, int]]:
-    """Yield partition and offset of each pair in a compact spelling, which begins with ``~``.
+def read_segments(text: str) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
+    """Yield the partitions and the offsets of each segment in a compact spelling, which begins with ``~``.
 
-    Bounded by the length of the text and by `MAX_PARTITIONS`. A partition may occur twice, in two segments: the caller,
-    who knows all pairs, has to refuse that.
+    Bounded by the length of the text and by `MAX_PARTITIONS`. The partitions of a segment are in ascending order. One
+    may occur twice, in two segments: the caller, who knows all segments, has to refuse that.
 
     Raises:
         MalformedPositionError: the text is no such spelling; the message says why.
@@ -145,8 +145,7 @@ def read_compact(text: str) -> Iterator[tuple[int, int]]:
         offsets = reader.numbers(len(partitions))
         if low + max(offsets) > MAX_OFFSET:
             raise _wrong(f"names an offset above {MAX_OFFSET}")
-        for partition, offset in zip(partitions, offsets, strict=True):
-            yield partition, low + offset
+        yield partitions, [low + offset for offset in offsets]
 
 
 class _Reader:

@@ -17,7 +17,7 @@ Rules of this module:
 
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -92,8 +92,7 @@ class History(HistoryPartitions):
             KeyError: the partition is in no layout (`lay_out`).
         """
         self._head.move(partition, offset - 1)
-        self._open(partition, offset, self.head).is_followed = True
-        self._followed.add(partition)
+        self._open(partition, offset, self.head, is_followed=True)
         self._moment = None
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
@@ -102,10 +101,9 @@ class History(HistoryPartitions):
         for tp in partitions:
             partition = self._partitions[tp]
             self._version += 1
-            partition.is_followed = True
-            self._followed.add(tp)
             self.waiting_bytes -= partition.waiting_bytes
             self._dispatched += partition.wait_no_longer()
+            self._note_owner(partition)
         self._moment = None
         self.trim()
 
@@ -127,9 +125,8 @@ class History(HistoryPartitions):
         if not partition.begins <= hand_over.counted_to <= partition.ends:
             return False
         self._version += 1
-        partition.is_followed = False
-        self._followed.discard(tp)
         partition.wait_again(epoch, hand_over)
+        self._note_owner(partition)
         self.waiting_bytes += partition.waiting_bytes
         self._dispatched = deque(entry for entry in self._dispatched if not entry.waiting)
         self._moment = None
@@ -151,6 +148,7 @@ class History(HistoryPartitions):
         self._entries[self.head] = entry
         self._sequences.append(self.head)
         partition.append(entry)
+        self._note(partition)
         self.size_bytes += entry.size_bytes
         self.trim()
         # Not earlier: if waiting entries leave no room, a followed one would be evicted before anybody was offered it.
@@ -180,7 +178,9 @@ class History(HistoryPartitions):
     def release(self, entry: Entry) -> None:
         """Allow an entry to be evicted: all of it is dispatched, settled or parked."""
         if entry.waiting and not entry.removed:
-            self._partitions[entry.batch.partition].release(entry)
+            partition = self._partitions[entry.batch.partition]
+            partition.release(entry)
+            self._note(partition)
             self.waiting_bytes -= entry.size_bytes
             self._dispatched.append(entry)
             self.trim()
@@ -193,6 +193,7 @@ class History(HistoryPartitions):
         """
         found = self._partitions.get(partition) or self._open(partition, offset, self.head)
         found.ends = max(found.ends, offset)
+        self._note(found)
         self._head.move(partition, found.ends - 1)
         self._moment = None
 
@@ -200,9 +201,9 @@ class History(HistoryPartitions):
         """Return the head: the newest offset of each assigned partition."""
         return self._head.snapshot()
 
-    def seek(self, cursor: Cursor) -> None:
-        """Set a cursor's sequence to just before the first entry that its vector wants."""
-        first = self._first_wanted(cursor)
+    def seek(self, cursor: Cursor, unfinished: Iterable[TopicPartition]) -> None:
+        """Set a cursor's sequence to just before the first entry that its vector wants; see `unfinished`."""
+        first = self._first_wanted(cursor, unfinished)
         cursor.sequence = self.head if first is None else first.sequence - 1
 
     def became_live(self, cursor: Cursor) -> None:
@@ -210,8 +211,7 @@ class History(HistoryPartitions):
         if self._moment is None:
             self._moment = Moment(self.head, self._head.snapshot())
         cursor.seen = self._moment
-        whole = cursor.whole
-        cursor.next_offsets = {tp: n for tp, n in cursor.next_offsets.items() if not self.knows(tp, whole=whole)}
+        cursor.next_offsets = self._offsets_elsewhere(cursor)
 
     def next(self, cursor: Cursor) -> Entry | None:
         """Return the next entry for a cursor, which moves past it; None at the head.
@@ -229,7 +229,7 @@ class History(HistoryPartitions):
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
         """
-        if cursor.sequence < self._trimmed_to and (behind := self.behind(cursor)):
+        if cursor.sequence < self._trimmed_to and (behind := self.behind(cursor, self.unfinished(cursor))):
             raise FellBehindError(f"records of {behind[0]} that come next are no longer in memory")
         entries, version, topics, next_offsets = self._entries, self._version, cursor.topics, cursor.next_offsets
         sequence = cursor.sequence

@@ -22,6 +22,7 @@ class HistoryPartition:
         partition: The partition.
         offset: The first offset of this assignment.
         since: The newest sequence when the partition was added: entries up to this one do not name it.
+        is_followed: Whether it is read without being owned.
     """
 
     __slots__ = (
@@ -37,7 +38,7 @@ class HistoryPartition:
         "waiting_records",
     )
 
-    def __init__(self, partition: TopicPartition, offset: int, since: int) -> None:
+    def __init__(self, partition: TopicPartition, offset: int, since: int, *, is_followed: bool = False) -> None:
         self.partition = partition
         self.since = since
         self.origin = offset
@@ -45,7 +46,7 @@ class HistoryPartition:
         """The first offset that is in memory."""
         self.ends = offset
         """The offset after the last one in memory."""
-        self.is_followed = False
+        self.is_followed = is_followed
         """Whether it is read without being owned, for readers of the whole topic: its entries wait for nothing."""
         self.entries: deque[Entry] = deque()
         self.waiting: dict[int, Entry] = {}
@@ -124,8 +125,13 @@ class HistoryPartition:
 
     def first_from(self, offset: int) -> Entry | None:
         """Return the first entry in memory that holds this offset or a later one; None if there is none."""
-        at = self._place(offset)
-        return self.entries[at] if at < len(self.entries) else None
+        entries = self.entries
+        if not entries or entries[-1].batch.next_offset <= offset:
+            return None
+        if entries[0].batch.next_offset > offset:
+            return entries[0]
+        # Most readers miss only the last one.
+        return entries[-1] if entries[-2].batch.next_offset <= offset else entries[self._place(offset)]
 
     def _place(self, offset: int) -> int:
         """Return the index of that entry. A binary search: a linear one through a long backlog takes milliseconds."""

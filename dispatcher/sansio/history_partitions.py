@@ -4,7 +4,8 @@ Answers questions about all partitions, or about those that one reader reads; `H
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.entries import Cursor, Entry
@@ -20,6 +21,10 @@ class HistoryPartitions:
         self._partitions: dict[TopicPartition, HistoryPartition] = {}
         self._followed: set[TopicPartition] = set()
         """Partitions that are followed."""
+        self._ends: dict[tuple[str, bool], dict[TopicPartition, int]] = {}
+        """The end of each partition, by topic and by whether it is followed: readers begin with a copy of them."""
+        self._waiting: dict[TopicPartition, HistoryPartition] = {}
+        """Partitions with undispatched entries: everywhere else, a new reader begins at the end."""
         self._expected: Mapping[str, int] = {}
         """How many partitions each topic has, if that is known."""
         self._known: Counter[str] = Counter()
@@ -63,6 +68,11 @@ class HistoryPartitions:
         """Whether a partition is here without being owned."""
         return partition in self._followed
 
+    @property
+    def followed(self) -> AbstractSet[TopicPartition]:
+        """The partitions that are here without being owned."""
+        return self._followed
+
     def begin(self, partition: TopicPartition) -> int:
         """Return a known partition's first offset in memory: everything before it has to be read from Kafka."""
         return self._partitions[partition].begins
@@ -73,7 +83,10 @@ class HistoryPartitions:
 
     def ends(self, cursor: Cursor) -> dict[TopicPartition, int]:
         """Return the end of each known partition that a cursor reads."""
-        return {tp: partition.ends for tp, partition in self._read_by(cursor)}
+        found: dict[TopicPartition, int] = {}
+        for ends in self._ends_read_by(cursor):
+            found |= ends
+        return found
 
     def start(self, partition: TopicPartition) -> int:
         """Return where a new reader begins a known partition: its first undispatched offset, or else its end."""
@@ -81,17 +94,30 @@ class HistoryPartitions:
 
     def starts(self, cursor: Cursor) -> dict[TopicPartition, int]:
         """Return where a new reader begins each known partition that it reads."""
-        return {tp: partition.first_waiting for tp, partition in self._read_by(cursor)}
+        starts = self.ends(cursor)
+        starts.update({tp: partition.first_waiting for tp, partition in self._waiting.items() if tp in starts})
+        return starts
 
-    def behind(self, cursor: Cursor) -> list[TopicPartition]:
-        """Return the partitions whose next offset is no longer in memory."""
-        next_offsets = cursor.next_offsets
-        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] < partition.begins]
+    def unfinished(self, cursor: Cursor) -> list[TopicPartition]:
+        """Return the partitions that a cursor reads, and whose next offset is not their end.
 
-    def beyond(self, cursor: Cursor) -> list[TopicPartition]:
-        """Return the partitions whose next offset lies past everything that has been read of them."""
+        Costs 0.1 µs per partition; the questions below then look at these alone.
+        """
         next_offsets = cursor.next_offsets
-        return [tp for tp, partition in self._read_by(cursor) if next_offsets[tp] > partition.ends]
+        return [tp for ends in self._ends_read_by(cursor) for tp, end in ends.items() if next_offsets[tp] != end]
+
+    def waiting_in(self, partitions: Container[TopicPartition]) -> list[TopicPartition]:
+        """Return those of some partitions that have undispatched entries."""
+        return [tp for tp in self._waiting if tp in partitions]
+
+    def behind(self, cursor: Cursor, unfinished: Iterable[TopicPartition]) -> list[TopicPartition]:
+        """Return those of the unfinished partitions whose next offset is no longer in memory."""
+        next_offsets, partitions = cursor.next_offsets, self._partitions
+        return [tp for tp in unfinished if next_offsets[tp] < partitions[tp].begins]
+
+    def is_beyond(self, cursor: Cursor, unfinished: Iterable[TopicPartition]) -> bool:
+        """Whether the next offset in one of the unfinished partitions lies past everything that has been read."""
+        return any(cursor.next_offsets[tp] > self._partitions[tp].ends for tp in unfinished)
 
     def missing_records(self, cursor: Cursor) -> int:
         """Return about how many records lie between a cursor with a known vector and the head."""
@@ -145,10 +171,11 @@ class HistoryPartitions:
             self.waiting_bytes += more_bytes
             self._partitions[entry.batch.partition].waiting_bytes += more_bytes
 
-    def _first_wanted(self, cursor: Cursor) -> Entry | None:
+    def _first_wanted(self, cursor: Cursor, unfinished: Iterable[TopicPartition]) -> Entry | None:
         """Return the oldest entry that a cursor's vector wants; None if the cursor is at the head."""
         found: Entry | None = None
-        for tp, partition in self._read_by(cursor):
+        for tp in unfinished:
+            partition = self._partitions[tp]
             if (start := cursor.next_offsets[tp]) < partition.ends:
                 first = partition.first_from(start)
                 if first is not None and (found is None or first.sequence < found.sequence):
@@ -161,10 +188,15 @@ class HistoryPartitions:
             None if (found := self._partitions.get(tp)) is None else found.offset_at(moment) for tp in partitions
         )
 
-    def _open(self, partition: TopicPartition, offset: int, since: int) -> HistoryPartition:
+    def _open(
+        self, partition: TopicPartition, offset: int, since: int, *, is_followed: bool = False
+    ) -> HistoryPartition:
         self._version += 1
-        opened = HistoryPartition(partition, offset, since)
+        opened = HistoryPartition(partition, offset, since, is_followed=is_followed)
         self._partitions[partition] = opened
+        if is_followed:
+            self._followed.add(partition)
+        self._note(opened)
         self._known[partition.topic] += 1
         self._count(partition.topic)
         return opened
@@ -176,6 +208,39 @@ class HistoryPartitions:
             count += 1
         if before < count <= self._known[topic]:
             self.counts = {**self.counts, topic: count}
+
+    def _note(self, found: HistoryPartition) -> None:
+        """Note how far a partition reaches now, and whether it has undispatched entries."""
+        tp = found.partition
+        key = tp.topic, found.is_followed
+        ends = self._ends.get(key)
+        if ends is None:
+            ends = self._ends[key] = {}
+        ends[tp] = found.ends
+        if found.waiting:
+            self._waiting[tp] = found
+        else:
+            self._waiting.pop(tp, None)
+
+    def _note_owner(self, found: HistoryPartition) -> None:
+        """Note that a partition that was followed is owned now, or the other way round."""
+        tp = found.partition
+        if found.is_followed:
+            self._followed.add(tp)
+        else:
+            self._followed.discard(tp)
+        self._ends.get((tp.topic, not found.is_followed), {}).pop(tp, None)
+        self._note(found)
+
+    def _offsets_elsewhere(self, cursor: Cursor) -> dict[TopicPartition, int]:
+        """Return the part of a cursor's vector that is about partitions that are not here."""
+        next_offsets = cursor.next_offsets
+        return {tp: next_offsets[tp] for tp in set(next_offsets).difference(*self._ends_read_by(cursor))}
+
+    def _ends_read_by(self, cursor: Cursor) -> list[dict[TopicPartition, int]]:
+        """Return the ends of the known partitions that a cursor reads, in parts that have none in common."""
+        keys = [(topic, is_followed) for topic in cursor.topics for is_followed in (False, True)[: 1 + cursor.whole]]
+        return [ends for key in keys if (ends := self._ends.get(key))]
 
     def _read_by(self, cursor: Cursor) -> Iterator[tuple[TopicPartition, HistoryPartition]]:
         """Yield the known partitions that a cursor reads."""
@@ -191,4 +256,6 @@ class HistoryPartitions:
             self._version += 1
             self._known[partition.topic] -= 1
             self._followed.discard(partition)
+            self._waiting.pop(partition, None)
+            del self._ends[partition.topic, removed.is_followed][partition]
         return removed

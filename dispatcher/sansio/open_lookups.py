@@ -4,7 +4,7 @@ An answer counts only for the look-up under way. Answers are per partition: a pa
 the others continue meanwhile. A partition that leaves, or is recreated, ends the look-up that includes it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.history import History
@@ -82,6 +82,31 @@ class OpenLookups:
         self.put_off |= lookup.partitions - answered.keys()
         return True
 
+    def begin_all(self, position: Mapping[TopicPartition, int]) -> list[TopicPartition]:
+        """Continue where an id says, in the partitions where a new reader would not begin at the same offset.
+
+        A thousand readers may do this at once, and most of them have seen all of most partitions.
+
+        Returns:
+            The unfinished partitions; see `History.unfinished`. May name one more than once.
+        """
+        next_offsets = self._cursor.next_offsets
+        start_of = next_offsets.get
+        moved: dict[TopicPartition, int] = {}
+        later = []
+        for partition, offset in position.items():
+            start = start_of(partition)
+            if start != (next_offset := offset + 1):
+                moved[partition] = next_offset
+                if start is not None and start < next_offset:
+                    later.append(partition)
+        unfinished = self._history.waiting_in(next_offsets)
+        unfinished += filter(next_offsets.__contains__, moved)
+        next_offsets.update(moved)
+        for partition in later:
+            self.begin(partition)
+        return unfinished
+
     def begin(self, partition: TopicPartition) -> None:
         """Continue in a partition of the history, if its next offset certainly belongs to this log."""
         next_offset = self._cursor.next_offsets.get(partition)
@@ -109,16 +134,29 @@ class OpenLookups:
         if next_offset < self._history.begin(partition):
             self.missing.add(partition)
 
+    def lower_all(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Continue partitions of the history at offsets that a time led to, but no later than `lower` allows."""
+        next_offsets = self._cursor.next_offsets
+        next_offsets.update(offsets)
+        if self._counts:
+            starts, followed = self._history.starts(self._cursor), self._history.followed
+            late = [tp for tp, offset in offsets.items() if offset > starts.get(tp, offset) and tp not in followed]
+            next_offsets.update({tp: starts[tp] for tp in late})
+
     def repeat_from(self, partition: TopicPartition, first: int) -> None:
         """Continue at an offset at the latest, although the reader's position names what follows it."""
         next_offset = self._cursor.next_offsets[partition]
         self.repeats.note(partition, first, next_offset)
         self._cursor.next_offsets[partition] = min(first, next_offset)
 
-    def find_missing(self) -> None:
-        """Find the partitions whose next offset is not in memory, including those that were evicted meanwhile."""
+    def find_missing(self, unfinished: Iterable[TopicPartition]) -> None:
+        """Find the partitions whose next offset is not in memory, including those that were evicted meanwhile.
+
+        Args:
+            unfinished: See `History.unfinished`.
+        """
         # No read starts at an unverified offset, because it may belong to another log.
-        self.missing = set(self._history.behind(self._cursor)) - self.unresolved - self.unverified.keys()
+        self.missing = set(self._history.behind(self._cursor, unfinished)) - self.unresolved - self.unverified.keys()
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """End all look-ups of partitions; a look-up that includes one of them is repeated without it."""

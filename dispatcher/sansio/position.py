@@ -13,8 +13,8 @@ left out.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import cast
 
@@ -25,7 +25,7 @@ from dispatcher.sansio.compact_position import (
     MAX_OFFSET,
     MAX_PARTITION,
     MAX_PARTITIONS,
-    read_compact,
+    read_segments,
     spell_compact,
 )
 from dispatcher.sansio.layout import Chosen, Chunks, Layout, Offsets, Span
@@ -39,6 +39,12 @@ OFFSET_BYTES = 8
 
 PLAIN_CHARACTERS = 4096
 """Clients spell longer positions compactly, which leaves half of what proxies accept to the other headers."""
+
+PARTITIONS_KEPT = 4
+"""For how many compact spellings the named partitions are kept, at about 110 bytes each."""
+
+MOST_PARTITIONS_KEPT = 2_000
+"""Of spellings that name more, nothing is kept: a short one can name 8,192, and a client may send any."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -72,14 +78,32 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
             raise MalformedPositionError(f"{_shown(topic_position)} lacks the ':' between topic and partitions")
         if not is_topic(topic):
             raise MalformedPositionError(f"{_shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
-        for number, offset in read_compact(pairs) if pairs.startswith(MARK) else _plain_pairs(pairs):
-            partition = TopicPartition(topic, number)
-            if partition in position:
-                raise MalformedPositionError(f"partition {partition} is named twice")
-            position[partition] = offset
+        if pairs.startswith(MARK):
+            for numbers, offsets in read_segments(pairs):
+                make = _partitions if len(numbers) <= MOST_PARTITIONS_KEPT else _partitions.__wrapped__
+                partitions = make(topic, tuple(numbers))
+                if position and (twice := position.keys() & partitions):
+                    raise _named_twice(min(twice))
+                position.update(zip(partitions, offsets, strict=True))
+        else:
+            for number, offset in _plain_pairs(pairs):
+                partition = TopicPartition(topic, number)
+                if partition in position:
+                    raise _named_twice(partition)
+                position[partition] = offset
         if len(position) > MAX_PARTITIONS:
             raise MalformedPositionError(f"the event id names more than {MAX_PARTITIONS} partitions")
     return position
+
+
+@lru_cache(maxsize=PARTITIONS_KEPT)
+def _partitions(topic: str, numbers: tuple[int, ...]) -> Sequence[TopicPartition]:
+    """Return partitions of a topic. Ids name the same ones again and again; to make them costs more than the rest."""
+    return tuple([TopicPartition(topic, number) for number in numbers])
+
+
+def _named_twice(partition: TopicPartition) -> MalformedPositionError:
+    return MalformedPositionError(f"partition {partition} is named twice")
 
 
 def _plain_pairs(pairs: str) -> Iterable[tuple[int, int]]:
@@ -95,24 +119,6 @@ def _checked_pairs(pairs: str) -> Iterator[tuple[int, int]]:
             raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
         partition = _number(number, "a partition: use 0", MAX_PARTITION)
         yield partition, -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", MAX_OFFSET)
-
-
-def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
-    """Return how many partitions topics had when this position was spelled, for topics about which it says so.
-
-    After all partitions of a topic, ids of the whole topic name the one that would be added next, as not seen yet.
-    Other ids lack some of the first partitions, or have an offset of the last one.
-    """
-    last: dict[str, int] = {}
-    named = Counter(topic for topic, _ in position)
-    for topic, number in position:
-        last[topic] = max(number, last.get(topic, 0))
-    # If there are as many different partitions as the last number requires, all of them are there.
-    return {
-        topic: number
-        for topic, number in last.items()
-        if 0 < number == named[topic] - 1 and position[TopicPartition(topic, number)] == -1
-    }
 
 
 def shortest_position(position: Mapping[TopicPartition, int]) -> str:
@@ -204,6 +210,29 @@ class Snapshot:
         moved = (*chunk[:place], offset, *chunk[place + 1 :])
         return Snapshot(self.layout, (*self.chunks[:number], moved, *self.chunks[number + 1 :]))
 
+    def moved_to(self, next_offsets: Mapping[TopicPartition, int], topics: frozenset[str]) -> "Snapshot | None":
+        """The place of a reader of some topics, with the chunks of this snapshot where it has the same offsets.
+
+        What has been packed for this snapshot then need not be packed again, for the reader or afterwards.
+
+        Args:
+            next_offsets: The reader's next offset in each of its partitions.
+            topics: The reader's topics. The offsets of others stay, and are not meant to be spelled.
+
+        Returns:
+            The snapshot; None if the layout lacks some of these partitions.
+        """
+        layout, chunks, left, next_offset_of = self.layout, list(self.chunks), len(next_offsets), next_offsets.get
+        for span in layout.chosen(topics).spans:
+            for number in range(span.chunks.start, span.chunks.stop):
+                first, end = layout.chunks[number]
+                wanted = map(next_offset_of, layout.partitions[first:end])
+                new, old = tuple([None if offset is None else offset - 1 for offset in wanted]), chunks[number]
+                left -= len(new) - new.count(None)
+                if new != old:
+                    chunks[number] = tuple([a if a == b else b for a, b in zip(old, new, strict=True)])
+        return None if left else Snapshot(layout, tuple(chunks))
+
     def short_suffix(self, own: int, topics: frozenset[str] | None = None, *, whole: bool = False) -> str | None:
         """Return what follows ``topic:partition=offset`` in the ids of a batch; None if such ids would be long.
 
@@ -213,7 +242,7 @@ class Snapshot:
         Args:
             own: The index of the batch's partition in the layout.
             topics: Only these topics; None for all.
-            whole: Whether the stream has all partitions of its topics: see `counts_begun_with`.
+            whole: Whether the stream has all partitions of its topics: see `starts.counts_begun_with`.
         """
         found = self.layout.suffixes.find(own, topics, whole=whole)
         if found is None:
@@ -234,7 +263,7 @@ class Snapshot:
         Args:
             topics: Only these topics; None for all.
             own: The index of the partition whose pair comes first and is spelled plainly, because it names a record.
-            whole: Whether the stream has all partitions of its topics: see `counts_begun_with`.
+            whole: Whether the stream has all partitions of its topics: see `starts.counts_begun_with`.
 
         Returns:
             The position; empty if nothing is known. If it would be longer than what is accepted: the pair of `own`

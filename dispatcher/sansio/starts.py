@@ -5,21 +5,27 @@ partitions of its topics have been here. Partitions that are added to a topic la
 reader, begin at their first record: ids of the whole topic say how many partitions there were.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from operator import itemgetter
 
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import OffsetsForTime
-from dispatcher.sansio.position import counts_begun_with
 from dispatcher.sansio.records import TopicPartition
 
 MORE_PARTITIONS = 100
 """How many partitions an id may name beyond those that a topic is known to have: they may have just been added."""
 
 
+_topic_of: Callable[[TopicPartition], str] = itemgetter(0)
+_number_of: Callable[[TopicPartition], int] = itemgetter(1)
+
+
 def usable(
-    position: Mapping[TopicPartition, int], topics: AbstractSet[str], counts: Mapping[str, int]
-) -> dict[TopicPartition, int]:
+    position: Mapping[TopicPartition, int], topics: frozenset[str], counts: Mapping[str, int]
+) -> Mapping[TopicPartition, int]:
     """Return the part of a position that a reader can use, without other topics and partitions that do not exist.
 
     A reader keeps 170 bytes for each named partition that is not here, and an id of 18 characters can name 8,192.
@@ -29,11 +35,28 @@ def usable(
         topics: The topics that it reads.
         counts: How many partitions each topic has, if that is known.
     """
+    fewest = min([count for topic, count in counts.items() if topic in topics], default=math.inf)
+    highest = max(map(_number_of, position), default=0)
+    if highest < fewest + MORE_PARTITIONS and topics.issuperset(map(_topic_of, position)):
+        return position
     return {
         tp: offset
         for tp, offset in position.items()
         if tp.topic in topics and ((count := counts.get(tp.topic)) is None or tp.partition < count + MORE_PARTITIONS)
     }
+
+
+def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
+    """Return how many partitions topics had when this position was spelled, for topics about which it says so.
+
+    After all partitions of a topic, ids of the whole topic name the one that would be added next, as not seen yet.
+    Other ids lack some of the first partitions, or have an offset of the last one.
+    """
+    counts = {topic: count - 1 for topic, count in Counter(map(_topic_of, position)).items() if count > 1}
+    found = {topic: n for topic, n in counts.items() if position.get(TopicPartition(topic, n)) == -1}
+    # If none of as many different partitions has a higher number, all of them are there.
+    others = {topic for topic, n in position if n > found.get(topic, math.inf)} if found else ()
+    return {topic: n for topic, n in found.items() if topic not in others}
 
 
 class Starts:
@@ -90,7 +113,7 @@ class Starts:
         return self._since_ms is not None or self._last is not None
 
     def named(
-        self, position: Mapping[TopicPartition, int], partitions: Iterable[TopicPartition]
+        self, position: Mapping[TopicPartition, int], partitions: set[TopicPartition]
     ) -> Mapping[TopicPartition, int]:
         """Return the last seen offset of each partition that the id names, and of those that are new to the reader.
 
@@ -101,8 +124,10 @@ class Starts:
         if not self.whole:
             return position
         self._begun_with = counts = counts_begun_with(position)
-        named = {tp: offset for tp, offset in position.items() if tp.partition != counts.get(tp.topic)}
-        named.update({tp: -1 for tp in partitions if tp not in named and self.is_new(tp)})
+        named = dict(position)
+        for topic, number in counts.items():
+            del named[TopicPartition(topic, number)]
+        named.update(dict.fromkeys(filter(self.is_new, partitions.difference(named)), -1))
         return named
 
     def have_all(self) -> bool:
@@ -143,11 +168,15 @@ class Starts:
             return not self.is_complete and (self.are_named or self._history.is_followed(partition))
         return self.are_named
 
+    def unknown_of(self, partitions: set[TopicPartition]) -> AbstractSet[TopicPartition]:
+        """Return those of some partitions that are unknown when the reader begins; none of them may be in `named`."""
+        return partitions if self.are_named else partitions & self._history.followed
+
     def is_elsewhere(self, partition: TopicPartition) -> bool:
         """Whether the reader begins an added partition elsewhere than the history does, or may do so."""
         return self.is_unknown(partition) or (self.is_new(partition) and self._history.begin(partition) > 0)
 
     def lookup(self, partitions: AbstractSet[TopicPartition]) -> OffsetsForTime:
         """Return the question where the reader begins these partitions."""
-        committed = frozenset(filter(self._history.is_followed, partitions)) if self._counts else frozenset()
+        committed = frozenset(self._history.followed & partitions) if self._counts else frozenset()
         return OffsetsForTime(frozenset(partitions), self._since_ms, self._last, committed, exact=not self._counts)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 
 from dispatcher.errors import BadRequestError
 from dispatcher.hub.feed import Feed, feed_of
@@ -53,6 +54,10 @@ _TIME = re.compile(
 """RFC 3339, section 5.6, with its notes: ``t``, ``z`` and a space instead of ``T`` are allowed, and only the fraction
 is optional. `datetime.fromisoformat` accepts more of ISO 8601, and each version of Python something different."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+IDS_KEPT = 4
+"""How many ids are kept as read: clients whose streams ended at the same moment return with the same id."""
+MOST_PARTITIONS_KEPT = 2_000
+"""Ids that name more are not kept, so that at most 1.5 MB are: a short id can name 8,192, and a client may send any."""
 DAY_SECONDS = 24 * 60 * 60
 FORMATS = ("value", "envelope")
 DECODES = ("json", "avro-json")
@@ -126,8 +131,8 @@ def read_query(
     decodes = _read_decode(arguments, topics, decoded)
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
-    position = parse_position(last_event_id) if last_event_id else {}
-    if any(partition.topic not in topics for partition in position):
+    position = _read_position(last_event_id) if last_event_id else {}
+    if not topics.issuperset(map(itemgetter(0), position)):
         # The ids of a stream never name topics that the stream does not have.
         position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
     scope = arguments.get("scope", [default_scope])[0]
@@ -156,6 +161,22 @@ def read_query(
         window_bytes=_read_count(arguments, "window_bytes", MAX_WINDOW_BYTES),
         decodes=decodes,
     )
+
+
+_kept: dict[str, Mapping[TopicPartition, int]] = {}
+"""Ids as read; the one that was sent last is last."""
+
+
+def _read_position(event_id: str) -> Mapping[TopicPartition, int]:
+    """Read an id; whoever sends the same one gets the same mapping."""
+    position = _kept.pop(event_id, None)
+    if position is None:
+        position = parse_position(event_id)
+    if len(position) <= MOST_PARTITIONS_KEPT:
+        _kept[event_id] = position
+        if len(_kept) > IDS_KEPT:
+            del _kept[next(iter(_kept))]
+    return position
 
 
 def as_observer(query: Query, acked_topics: AbstractSet[str]) -> Query:

@@ -6,17 +6,21 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.hub.encoder import Encoder, wanted_indexes
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.statistics import CompressionStatistics
 from dispatcher.sansio import records
+from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
-from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Part, Selection
+from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from dispatcher.sansio.spelling import Spelling
@@ -90,6 +94,66 @@ def test_ids_name_followed_partitions_for_readers_of_the_whole_topic_alone() -> 
             data = desk.encoder.write(feed, [(entry, desk.encoder.entry(feed, entry))])
             [event_id] = [i for i, _ in events(data)] if wire is SSE_VALUE else [m["id"] for m in frames(data)]
             assert ("2=4" in event_id) is names
+
+
+def test_the_place_of_a_subscriber_has_the_chunks_of_the_head() -> None:
+    """Followed partitions belong to it if it reads the whole topic; others than the assigned ones cannot be named."""
+    desk = Desk()
+    desk.entry("a", ONE)
+    desk.entry("ab", TWO)
+    for whole, position in ((False, "assets:0=0,1=0"), (True, "assets:0=0,1=0,2=4")):
+        feed, cursor = feed_of(SSE_VALUE, TOPICS, whole=whole), Cursor(TOPICS, whole=whole)
+        cursor.next_offsets = {**desk.history.ends(cursor), TWO: 1}
+        place = desk.encoder.place(feed, cursor)
+        assert place is not None
+        assert place.format(TOPICS) == position
+        cursor.next_offsets[TopicPartition("assets", 9)] = 3
+        assert desk.encoder.place(feed, cursor) is None
+
+
+MANY = [TopicPartition(topic, number) for topic, count in (("assets", 70), ("other", 3)) for number in range(count)]
+
+
+@given(
+    st.tuples(st.sets(st.sampled_from(MANY), max_size=6), st.sets(st.sampled_from(MANY), max_size=6)),
+    st.dictionaries(st.sampled_from([*MANY, TopicPartition("assets", 99)]), st.integers(-1, 12), max_size=8),
+    st.sampled_from([frozenset({"assets"}), frozenset({"other"}), frozenset({"assets", "other"})]),
+    st.sampled_from([(False, True), (True, True), (True, False)]),
+    st.booleans(),
+)
+def test_a_place_is_the_one_that_a_look_at_each_partition_finds(
+    unlike: tuple[set[TopicPartition], set[TopicPartition]],
+    named: dict[TopicPartition, int],
+    topics: frozenset[str],
+    kind: tuple[bool, bool],
+    goes_live: bool,
+) -> None:
+    """Whatever an id names, with partitions that are followed, not read yet, or elsewhere, live or not."""
+    history = History(10**6)
+    followed, unread = unlike
+    history.expect({"assets": 70, "other": 3})
+    history.lay_out(MANY, followed)
+    for partition in followed:
+        history.follow(partition, 4)
+    for partition in MANY:
+        if partition not in unread:
+            history.append(Batch(partition, (Record(5, None, None, b"value", ()),), covers_from=4))
+    encoder, (whole, counts) = Encoder(history), kind
+    feed = feed_of(SSE_VALUE, topics, whole=whole, counts=counts)
+    position = {tp: offset for tp, offset in named.items() if tp.topic in topics}
+    fast, slow = (CatchUp(history, topics, position, None, whole=whole, counts=counts) for _ in range(2))
+    if goes_live:
+        for one in (fast, slow):
+            history.became_live(one.cursor)
+        history.append(Batch(MANY[0], (Record(9, None, None, b"value", ()),)))
+    place = encoder.place(feed, fast.cursor)
+    if place is None:
+        here = set(MANY) if whole else set(MANY) - followed
+        assert not position.keys() <= here
+    elif fast.has_start:
+        spelled = place.format(topics, whole=whole)
+        expected = encoder.snapshot(slow.position(here=False)).format(whole=whole)
+        assert (spelled and parse_position(spelled)) == (expected and parse_position(expected))
 
 
 def test_entries_share_a_write_and_a_gap_stands_between_the_records() -> None:

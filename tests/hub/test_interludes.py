@@ -1,5 +1,7 @@
 """What a subscriber is sent between records, while its task waits and while it does not."""
 
+from collections.abc import Mapping
+
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.hub.interludes import Interludes
 from dispatcher.hub.live_buffer import LiveBuffer
@@ -7,6 +9,7 @@ from dispatcher.hub.resumption import Resumption
 from dispatcher.hub.statistics import SubscriberState
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.health import ReplicaState
+from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_filtered import wanting
 from tests.hub.test_hub import FEED, ONE, Bench, RecordingTransport
 
@@ -26,12 +29,19 @@ class Listener(Interludes):
     """A subscriber without a task."""
 
     def __init__(
-        self, bench: Bench, transport: RecordingTransport, feed: Feed = FEED, *, live: bool = True, waits: bool = True
+        self,
+        bench: Bench,
+        transport: RecordingTransport,
+        feed: Feed = FEED,
+        *,
+        live: bool = True,
+        waits: bool = True,
+        position: Mapping[TopicPartition, int] = {},
     ) -> None:
         hub = bench.hub
         super().__init__(hub, feed, transport, LiveBuffer(1000), ())
         self.resumption = Resumption(
-            hub.history, hub.encoder, hub.lookups, feed, position={}, since_ms=None, wake=self._wake
+            hub.history, hub.encoder, hub.lookups, feed, position=position, since_ms=None, wake=self._wake
         )
         if live:
             self.state = SubscriberState.LIVE
@@ -156,10 +166,13 @@ async def test_the_task_names_once_what_is_sent_again() -> None:
 
 
 async def test_its_place_is_spelled_as_an_id() -> None:
-    """The place of a reader that has seen a partition has an id."""
+    """Partitions that its id named are named even if they are elsewhere; those without a start are not."""
     bench = Bench()
     bench.publish(ONE)
-    assert Listener(bench, RecordingTransport(), live=False)._position()
+    assert Listener(bench, RecordingTransport(), live=False)._position() == "assets:0=-1"
+    elsewhere = {ONE: 0, TopicPartition("assets", 9): 3}
+    assert Listener(bench, RecordingTransport(), live=False, position=elsewhere)._position() == "assets:0=-1,9=3"
+    assert Listener(bench, RecordingTransport(), WHOLE, live=False)._position() == "assets:0=-1"
 
 
 async def test_a_listener_reports_when_its_channel_has_outgrown_its_bound() -> None:

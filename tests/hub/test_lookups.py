@@ -234,6 +234,26 @@ async def test_what_many_ask_for_at_once_is_looked_up_once(nursery: trio.Nursery
     assert log.calls == ["times", "times"]
 
 
+async def test_between_two_turns_of_others_a_slice_of_questions_is_joined(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred readers that begin at the same time may ask about a thousand partitions each."""
+    monkeypatch.setattr(lookups, "UNION_SLICE", 2)
+    log, askers = Known(), [Asker() for _ in range(21)]
+    answers = Lookups(log, 1000)
+    nursery.start_soon(answers.run)
+    for number, client in enumerate(askers):
+        answers.ask(client, OffsetsForTime(frozenset({ONE} if number else {TWO}), NOW))
+    turns = 0
+    while not log.calls:
+        turns += 1
+        await trio.lowlevel.checkpoint()
+    assert turns > len(askers) // 2
+    await settle()
+    assert log.calls == ["bounds"]
+    assert [client.offsets for client in askers] == [[{ONE: 10, TWO: 10}]] * len(askers)
+
+
 async def test_whoever_has_left_is_answered_nothing(nursery: trio.Nursery) -> None:
     """A subscriber may leave before, during and after its look-up."""
     log = Known()

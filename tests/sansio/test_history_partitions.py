@@ -3,6 +3,7 @@
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.entries import Cursor, Entry
 from dispatcher.sansio.history import History
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B, OTHER = TopicPartition("assets", 0), TopicPartition("assets", 1), TopicPartition("other", 0)
@@ -56,7 +57,10 @@ def test_a_cursor_lags_by_what_lies_between_its_offsets_and_the_ends() -> None:
     assert (history.begin(A), history.start(A), history.end(A)) == (5, 5, 6)
     cursor = Cursor(TOPICS, whole=True)
     cursor.next_offsets = {A: 2, B: 30}
-    assert (history.behind(cursor), history.beyond(cursor), history.missing_records(cursor)) == ([A], [B], 4)
+    unfinished = history.unfinished(cursor)
+    assert sorted(unfinished) == [A, B]
+    assert (history.behind(cursor, unfinished), history.missing_records(cursor)) == ([A], 4)
+    assert (history.is_beyond(cursor, unfinished), history.is_beyond(cursor, [A])) == (True, False)
 
 
 def test_a_reader_that_was_live_is_located_where_it_was_then() -> None:
@@ -103,10 +107,13 @@ def test_what_records_are_decoded_to_counts_as_memory() -> None:
     assert entry.batch.records.asked is asked
     assert entry.size_bytes == history.size_bytes == history.waiting_bytes == size_bytes + asked.size_bytes
     assert history.waiting()[A] == entry.size_bytes
+    history.dispatched(entry)
+    history.decided(entry, asked)
+    assert (history.size_bytes, history.waiting_bytes) == (size_bytes + 2 * asked.size_bytes, 0)
 
 
 def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
-    """It wants none at the head, and none for offsets that are not in memory."""
+    """It wants none at the head, none past it, and none for offsets that are not in memory."""
     history = laid_out()
     append(history, A, 5)
     append(history, A, 6)
@@ -114,11 +121,11 @@ def test_a_cursor_begins_before_the_oldest_entry_that_it_wants() -> None:
     history.reached(A, 9)
     cursor = Cursor(TOPICS, whole=True)
     sequences = []
-    for offsets in ({A: 6, B: 20}, {A: 9, B: 20}, {A: 7, B: 21}, {A: 9, B: 21}):
+    for offsets in ({A: 6, B: 20}, {A: 9, B: 20}, {A: 7, B: 21}, {A: 9, B: 21}, {A: 12, B: 20}):
         cursor.next_offsets = offsets
-        history.seek(cursor)
+        history.seek(cursor, history.unfinished(cursor))
         sequences.append(cursor.sequence)
-    assert sequences == [1, 2, 3, 3]
+    assert sequences == [1, 2, 3, 3, 2]
 
 
 def test_an_entry_handed_out_later_names_the_partitions_of_then() -> None:
@@ -132,3 +139,48 @@ def test_an_entry_handed_out_later_names_the_partitions_of_then() -> None:
     cursor.next_offsets = {A: 5}
     assert history.next(cursor) is entry
     assert entry.snapshot.offsets == (5, None)
+
+
+def test_ends_and_what_waits_are_known_whoever_owns_the_partition() -> None:
+    """A partition that changes its owner, leaves or returns is counted once."""
+    history = laid_out()
+    owned, whole = Cursor(TOPICS), Cursor(TOPICS, whole=True)
+    entry = append(history, A, 5)
+    assert (history.followed, history.waiting_in({A, B}), history.waiting_in({B})) == ({B}, [A], [])
+    history.disown([A])
+    history.disown([A])
+    assert (history.followed, history.waiting_in({A, B})) == ({A, B}, [])
+    assert (history.ends(owned), history.starts(whole)) == ({}, {A: 6, B: 20})
+    assert history.own(A, 2, HandOver(5, []))
+    assert (history.followed, history.waiting_in({A, B})) == ({B}, [A])
+    assert (history.starts(owned), history.ends(whole)) == ({A: 5}, {A: 6, B: 20})
+    history.dispatched(entry)
+    assert (history.starts(owned), history.waiting_in({A, B})) == ({A: 6}, [])
+    append(history, A, 6)
+    history.remove([A, B])
+    assert (history.starts(whole), history.followed, history.waiting_in({A, B})) == ({}, set(), [])
+    history.reached(A, 9)
+    assert history.starts(whole) == {A: 9}
+
+
+def test_a_reader_of_several_topics_has_the_ends_of_all() -> None:
+    """They are copies: what a reader does with them changes nothing here."""
+    history = laid_out()
+    append(history, A, 5)
+    append(history, OTHER, 7)
+    both = Cursor(frozenset({"assets", "other", "absent"}), whole=True)
+    assert history.ends(both) == {A: 6, B: 20, OTHER: 8}
+    history.ends(both).clear()
+    history.ends(Cursor(TOPICS)).clear()
+    assert history.ends(both) == {A: 6, B: 20, OTHER: 8}
+
+
+def test_a_live_reader_keeps_the_offsets_of_partitions_that_are_elsewhere() -> None:
+    """Those that are here follow from the head."""
+    history = laid_out()
+    append(history, A, 5)
+    elsewhere = TopicPartition("assets", 9)
+    cursor = Cursor(TOPICS)
+    cursor.next_offsets = {A: 6, B: 3, elsewhere: 4}
+    history.became_live(cursor)
+    assert cursor.next_offsets == {B: 3, elsewhere: 4}

@@ -1,11 +1,14 @@
 """What a reader has yet to look up, and which answers count."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dispatcher.sansio.entries import Cursor
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import LogBounds, Lookup, OffsetsForTime, ReadRanges
 from dispatcher.sansio.open_lookups import OpenLookups
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import NOW, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.sansio.starts import Starts
@@ -36,7 +39,7 @@ def test_starts_are_looked_up_before_bounds_and_bounds_before_records() -> None:
     """One look-up is open at a time, an answer ends it, and finally none is left."""
     lookups, _, starts = reader(a=2, b=2)
     assert not lookups.is_any
-    lookups.find_missing()
+    lookups.find_missing([A, B])
     lookups.missing.discard(B)
     lookups.unresolved.add(B)
     lookups.unverified[B] = 9
@@ -84,7 +87,7 @@ def test_a_lookup_of_other_partitions_stays_when_one_leaves() -> None:
 def test_partitions_without_an_answer_are_put_off() -> None:
     """They are asked about again when allowed, and the others meanwhile."""
     lookups, _, starts = reader(a=2, b=2)
-    lookups.find_missing()
+    lookups.find_missing([A, B])
     assert lookups.accept(asked(lookups, starts), {A: 5})
     assert lookups.put_off == {B}
     lookups.missing.discard(A)
@@ -132,6 +135,14 @@ def test_a_reader_continues_no_later_than_what_is_undispatched(
     assert list(lookups.repeats.take()) == repeats
 
 
+def test_an_id_that_leads_to_where_a_new_reader_begins_changes_nothing() -> None:
+    """The next offset of another partition is later than what is undispatched, so the reader goes back."""
+    lookups, cursor, _ = reader(a=5, b=5)
+    assert set(lookups.begin_all({A: 4, B: 5})) == {A, B}
+    assert (cursor.next_offsets, lookups.is_any) == ({A: 5, B: 5}, False)
+    assert list(lookups.repeats.take()) == [(B, Range(5, 6))]
+
+
 def test_only_what_a_position_names_is_repeated() -> None:
     """A reader that asked for a time has seen nothing before it; and what leaves is not announced."""
     lookups, _, _ = reader(a=6, b=6)
@@ -148,3 +159,88 @@ def test_a_reader_is_taken_back_and_never_forward() -> None:
     lookups.repeat_from(B, 5)
     assert cursor.next_offsets == {A: 5, B: 3}
     assert lookups.repeats.take() == [(A, Range(5, 9))]
+
+
+NUMBERS = range(4)
+EVENTS = st.lists(st.tuples(st.integers(0, 4), st.sampled_from(NUMBERS), st.booleans()), max_size=40)
+POSITIONS = st.dictionaries(st.integers(0, 5), st.integers(-1, 12), max_size=6)
+
+
+def lived(events: list[tuple[int, int, bool]]) -> History:
+    """A history of two topics, in which records were read, dispatched and evicted, and partitions changed owner."""
+    history = History(900)
+    partitions = [TopicPartition(("assets", "other")[number % 2], number) for number in NUMBERS]
+    for what, number, is_owned in events:
+        tp = partitions[number]
+        if what <= 2:
+            if not history.knows(tp):
+                history.lay_out([one for one in partitions if one == tp or history.knows(one)], history.followed)
+            offset = history.end(tp) + (what == 2) if history.knows(tp) else 2
+            history.append(Batch(tp, (Record(offset, None, None, b"value", ()),)))
+        elif what == 3:
+            for entry in list(history.waiting_of(tp))[:1]:
+                history.dispatched(entry)
+        elif history.knows(tp) and history.is_followed(tp) and is_owned:
+            history.own(tp, 1, HandOver(history.begin(tp), []))
+        elif history.knows(tp) and not history.is_followed(tp):
+            history.disown([tp])
+    return history
+
+
+def beginning(history: History, *, counts: bool, whole: bool) -> tuple[OpenLookups, Cursor]:
+    """A reader that begins as a new one does."""
+    cursor = Cursor(TOPICS, whole=whole)
+    cursor.next_offsets = history.starts(cursor)
+    assert cursor.next_offsets == {tp: history.start(tp) for tp in cursor.next_offsets}
+    return OpenLookups(history, cursor, counts=counts), cursor
+
+
+@given(EVENTS, POSITIONS, st.booleans(), st.booleans())
+def test_an_id_is_followed_as_if_each_partition_was_looked_at(
+    events: list[tuple[int, int, bool]],
+    offsets: dict[int, int],
+    counts: bool,
+    whole: bool,
+) -> None:
+    """Those where a new reader begins at the same offset need no look, whatever waits, was evicted, or is followed."""
+    history = lived(events)
+    position = {TopicPartition("assets", number): offset for number, offset in offsets.items()}
+    lookups, cursor = beginning(history, counts=counts, whole=whole)
+    unfinished = lookups.begin_all(position)
+    lookups.find_missing(unfinished)
+    history.seek(cursor, unfinished)
+
+    each, expected = beginning(history, counts=counts, whole=whole)
+    here = list(expected.next_offsets)
+    for tp, offset in position.items():
+        expected.next_offsets[tp] = offset + 1
+        if tp in here:
+            each.begin(tp)
+    each.find_missing(here)
+    history.seek(expected, here)
+
+    assert cursor.next_offsets == expected.next_offsets
+    assert (lookups.missing, lookups.unverified) == (each.missing, each.unverified)
+    assert lookups.repeats.take() == each.repeats.take()
+    assert cursor.sequence == expected.sequence
+    assert set(unfinished) >= set(history.unfinished(cursor))
+
+
+@given(EVENTS, POSITIONS, st.booleans(), st.booleans())
+def test_times_lead_to_offsets_as_if_each_partition_was_looked_at(
+    events: list[tuple[int, int, bool]],
+    offsets: dict[int, int],
+    counts: bool,
+    whole: bool,
+) -> None:
+    """Only partitions whose undispatched records precede the time begin earlier."""
+    history = lived(events)
+    lookups, cursor = beginning(history, counts=counts, whole=whole)
+    found = {tp: offset for n, offset in offsets.items() if (tp := TopicPartition("assets", n)) in cursor.next_offsets}
+    lookups.lower_all(found)
+    each, expected = beginning(history, counts=counts, whole=whole)
+    for tp, offset in found.items():
+        expected.next_offsets[tp] = offset
+        each.lower(tp, was_seen=False)
+    assert cursor.next_offsets == expected.next_offsets
+    assert lookups.repeats.take() == each.repeats.take() == ()

@@ -1,6 +1,7 @@
 """Positions and event ids."""
 
 import sys
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,12 +15,12 @@ from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
     OFFSET_BYTES,
     Snapshot,
-    counts_begun_with,
     format_position,
     parse_position,
     shortest_position,
 )
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.starts import counts_begun_with
 
 partitions = st.builds(
     TopicPartition,
@@ -273,45 +274,6 @@ def test_ids_do_not_say_how_many_partitions_there_are_where_that_is_not_certain(
 
 
 @pytest.mark.parametrize(
-    ("text", "counts"),
-    [
-        ("a:0=5,1=-1", {"a": 1}),
-        ("a:0=-1,1=-1,2=-1", {"a": 2}),
-        ("a:0=5,1=5;b:0=1,1=-1", {"b": 1}),
-        ("a:0=-1", {}),
-        ("a:0=5,2=-1", {}),
-        ("a:1=5,2=-1", {}),
-        ("a:2147483647=-1", {}),
-    ],
-)
-def test_an_id_says_how_many_partitions_there_were_or_not(text: str, counts: dict[str, int]) -> None:
-    """It does if it names all from the first on, and the last as not seen yet."""
-    assert counts_begun_with(parse_position(text)) == counts
-
-
-class Asked(dict[TopicPartition, int]):
-    """A position that counts how often it is asked for a partition."""
-
-    asked = 0
-
-    def __contains__(self, partition: object) -> bool:
-        self.asked += 1
-        return super().__contains__(partition)
-
-    def __getitem__(self, partition: TopicPartition) -> int:
-        self.asked += 1
-        return super().__getitem__(partition)
-
-
-def test_what_an_id_says_of_counts_costs_what_the_id_is_long() -> None:
-    """A hostile id may name one high partition for each of many topics."""
-    position = Asked({TopicPartition(f"t{number}", 9_000): -1 for number in range(50)})
-    position.update({TopicPartition("long", number): 5 for number in range(1_000)})
-    assert counts_begun_with(position) == {}
-    assert position.asked <= len(position)
-
-
-@pytest.mark.parametrize(
     "text",
     [
         "assets:" + ",".join(f"{number}={1000 + number}" for number in range(800)),
@@ -366,3 +328,38 @@ def test_a_snapshot_that_ends_earlier_in_one_partition() -> None:
     after = before.ending(40, 3)
     assert after.offsets == (*before.offsets[:40], 3, *before.offsets[41:])
     assert parse_position(after.format()) == dict(zip(before.layout.partitions, after.offsets, strict=True))
+
+
+def test_a_reader_that_has_the_same_offsets_shares_the_chunks_of_the_head() -> None:
+    """Where it lags, the chunk is its own, with the same objects for all other offsets."""
+    head = snapshot_of(300, 100)
+    offsets = zip(head.layout.partitions, head.offsets, strict=True)
+    next_offsets = {tp: cast("int", offset) + 1 for tp, offset in offsets}
+    lagging = head.layout.partitions[40]
+    next_offsets[lagging] -= 7
+    place = head.moved_to(next_offsets, frozenset({lagging.topic}))
+    assert place is not None
+    assert parse_position(place.format()) == {tp: offset - 1 for tp, offset in next_offsets.items()}
+    assert [old is new for old, new in zip(head.chunks, place.chunks, strict=True)] == [True, False, *[True] * 8]
+    same = [old is new for old, new in zip(head.chunks[1], place.chunks[1], strict=True)]
+    assert same.count(False) == 1
+
+
+def test_a_place_names_the_topics_of_its_reader_and_only_what_is_known() -> None:
+    """Partitions that the layout lacks cannot be named."""
+    first, second, other = TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("b", 0)
+    head = Snapshot.of(Layout([first, second, other]), (5, 6, 7))
+    topics = frozenset({"a"})
+    place = head.moved_to({first: 4}, topics)
+    assert place is not None
+    assert place.format(topics) == "a:0=3"
+    assert head.moved_to({first: 4, other: 8}, topics) is None
+    assert head.moved_to({first: 4, TopicPartition("a", 2): 8}, topics) is None
+
+
+def test_segments_that_name_a_partition_twice_are_refused() -> None:
+    """Within one topic, or when the topic is named again."""
+    twice = "a:" + spell_compact([3, 4], [1, 2])
+    with pytest.raises(MalformedPositionError, match="a:4 is named twice"):
+        parse_position(f"{twice};a:{spell_compact([4, 5], [1, 2])}")
+    assert parse_position(f"{twice};a:{spell_compact([5], [7])}")[TopicPartition("a", 5)] == 7

@@ -1,6 +1,7 @@
 """What a subscriber asks for: times above all, as RFC 3339 has them."""
 
 import time as clock
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -8,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.errors import BadRequestError
+from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.web import requests
 from dispatcher.web.requests import read_query
 
 NOON_MS = 1_769_860_800_000
@@ -182,6 +185,37 @@ def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
     both = {"lastEventId": ["assets:0=1"], "last_event_id": ["assets:0=7"]}
     assert read_query(both, None, ["assets"]).position == position
     assert read_query({"lastEventId": ["assets:0=1"]}, "assets:0=7", ["assets"]).position == position
+
+
+def test_the_same_id_is_read_once() -> None:
+    """Clients whose streams ended at the same moment come back with the same one; what is wrong is wrong each time."""
+    first, second = (read_query({}, "assets:0=7,1=9", ["assets"]).position for _ in range(2))
+    assert first is second
+    assert read_query({}, "assets:0=7,1=9", ["other"]).position == {}
+    for _ in range(2):
+        with pytest.raises(BadRequestError, match="lacks the ':'"):
+            read_query({}, "assets", ["assets"])
+
+
+def test_ids_are_kept_while_clients_send_them_unless_they_name_very_many_partitions() -> None:
+    """Nobody can make the process keep much by sending ids."""
+
+    def read(text: str) -> Mapping[TopicPartition, int]:
+        return read_query({}, text, ["assets"]).position
+
+    def spelled(count: int) -> str:
+        return "assets:" + spell_compact(range(count), [5] * count)
+
+    hot = read("assets:0=1")
+    for number in range(3 * requests.IDS_KEPT):
+        assert read(f"assets:0=1,1={number}") == {TopicPartition("assets", 0): 1, TopicPartition("assets", 1): number}
+        assert read("assets:0=1") is hot
+    assert len(requests._kept) == requests.IDS_KEPT
+    most = requests.MOST_PARTITIONS_KEPT
+    assert read(spelled(most)) is read(spelled(most))
+    assert read(spelled(most + 1)) == dict.fromkeys(read(spelled(most + 1)), 5)
+    assert read(spelled(most + 1)) is not read(spelled(most + 1))
+    assert max(map(len, requests._kept.values())) == most
 
 
 def test_clients_make_sure_that_their_topics_are_decoded() -> None:
