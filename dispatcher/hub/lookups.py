@@ -52,8 +52,8 @@ class LogReader(Protocol):
         """Look up the group's committed offsets, or where ``auto.offset.reset`` would start if there are none."""
 
 
-Key = tuple[int | None, int | None] | None
-"""Look-ups with the same key are made together: a time, or a number of records; None: bounds."""
+Key = tuple[int | None, int | None, bool] | None
+"""Look-ups with the same key are made together: a time or a number of records, and whether exactly; None: bounds."""
 
 
 class LookupClient(Hashable, Protocol):
@@ -123,7 +123,7 @@ class Lookups:
             self._reading += 1
             self._reads.append((client, lookup))
         else:
-            key = (lookup.since_ms, lookup.last) if isinstance(lookup, OffsetsForTime) else None
+            key = (lookup.since_ms, lookup.last, lookup.exact) if isinstance(lookup, OffsetsForTime) else None
             self._lookups.setdefault(key, []).append((client, lookup))
         self._wake_up.set()
 
@@ -170,13 +170,15 @@ class Lookups:
             bounds: Mapping[TopicPartition, Bounds] = {}
             offsets: Mapping[TopicPartition, int | None] = {}
             committed: Mapping[TopicPartition, int] = {}
+            asked_for: AbstractSet[TopicPartition] = frozenset()
             if key is None:
                 bounds = await self._replays.bounds(partitions)
             else:
-                times = [lookup for lookup in lookups if isinstance(lookup, OffsetsForTime)]
-                offsets = await self._starts(partitions, *key, exact=any(lookup.exact for lookup in times))
-                if asked_for := await _union([lookup.committed for lookup in times]):
+                offsets = await self._starts(partitions, *key)
+                times = [lookup.committed for lookup in lookups if isinstance(lookup, OffsetsForTime)]
+                if asked_for := await _union(times):
                     committed = await self._replays.committed(asked_for)
+            of_all = _no_later(offsets, committed, asked_for)
             answered_count = 0
             for client, lookup in asked:
                 if answered_count >= ANSWER_SLICE:
@@ -188,13 +190,9 @@ class Lookups:
                 if isinstance(lookup, LogBounds):
                     client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
-                    starts = offsets
-                    if lookup.committed or committed:
-                        starts = {
-                            tp: _start(offsets[tp], committed.get(tp))
-                            for tp in lookup.partitions & offsets.keys()
-                            if tp not in lookup.committed or tp in committed
-                        }
+                    # Most have asked for the committed offsets of all these partitions, or for none.
+                    is_usual = len(lookup.committed) == len(asked_for)
+                    starts = of_all if is_usual else _no_later(offsets, committed, lookup.committed)
                     client.on_offsets_for_time(lookup, starts)
                     self._put_off_unanswered(client, lookup.partitions - starts.keys())
                     continue
@@ -202,7 +200,11 @@ class Lookups:
         self._looking_up.discard(key)
 
     async def _starts(
-        self, partitions: AbstractSet[TopicPartition], since_ms: int | None, last: int | None, *, exact: bool
+        self,
+        partitions: AbstractSet[TopicPartition],
+        since_ms: int | None,
+        last: int | None,
+        exact: bool,
     ) -> Mapping[TopicPartition, int | None]:
         """The offset at a time, or a number of records before the end; None past the newest record, unless `exact`."""
         offsets: dict[TopicPartition, int | None] = {}
@@ -251,7 +253,19 @@ async def _union(parts: Sequence[AbstractSet[TopicPartition]]) -> AbstractSet[To
     return found
 
 
-def _start(offset: int | None, committed: int | None) -> int | None:
-    """The smaller of the offsets that are known."""
-    known = [one for one in (offset, committed) if one is not None]
-    return min(known, default=None)
+def _no_later(
+    offsets: Mapping[TopicPartition, int | None],
+    committed: Mapping[TopicPartition, int],
+    asked_for: AbstractSet[TopicPartition],
+) -> Mapping[TopicPartition, int | None]:
+    """The offsets, but in some partitions no later than the group's, and without those where that is unknown."""
+    if not asked_for:
+        return offsets
+    starts = dict(offsets)
+    for tp in offsets.keys() & asked_for:
+        offset, start = offsets[tp], committed.get(tp)
+        if start is None:
+            del starts[tp]
+        elif offset is None or start < offset:
+            starts[tp] = start
+    return starts

@@ -183,6 +183,8 @@ PAIR = frozenset({ONE, TWO})
         (OffsetsForTime(PAIR, None, committed=PAIR), {ONE: 4, TWO: 9}, ["committed"]),
         (OffsetsForTime(PAIR, 1000, committed=PAIR), {ONE: 4, TWO: 9}, ["times", "committed"]),
         (OffsetsForTime(PAIR, NOW, committed=frozenset({TWO})), {ONE: 10, TWO: 9}, ["bounds", "committed"]),
+        (OffsetsForTime(PAIR, None, last=6, committed=PAIR), {ONE: 4, TWO: 4}, ["bounds", "committed"]),
+        (OffsetsForTime(PAIR, None, last=7, committed=PAIR), {ONE: 3, TWO: 3}, ["bounds", "committed"]),
     ],
 )
 async def test_a_start_is_found_by_time_by_number_or_by_what_the_group_has(
@@ -199,6 +201,47 @@ async def test_a_start_is_found_by_time_by_number_or_by_what_the_group_has(
     await settle()
     assert (client.offsets, log.calls) == ([starts], calls)
     assert answers.statistics() == LookupStatistics(asked=1, reading=0, looking_up=0, put_off=0)
+
+
+async def asked_together(nursery: trio.Nursery, *questions: OffsetsForTime) -> list[dict[TopicPartition, int | None]]:
+    """What each of some clients that ask at once is answered about its partitions."""
+    answers, clients = Lookups(Known(), 1000), [Asker() for _ in questions]
+    nursery.start_soon(answers.run)
+    for client, question in zip(clients, questions, strict=True):
+        answers.ask(client, question)
+    await settle()
+    given = [client.offsets[0] for client in clients]
+    pairs = zip(questions, given, strict=True)
+    return [{tp: start for tp, start in starts.items() if tp in question.partitions} for question, starts in pairs]
+
+
+async def test_an_observer_begins_where_it_asked_whatever_group_members_ask_at_once(nursery: trio.Nursery) -> None:
+    """The group's committed offsets are for those that asked for them, and only in those partitions."""
+    starts = await asked_together(
+        nursery,
+        OffsetsForTime(PAIR, NOW, committed=PAIR),
+        OffsetsForTime(PAIR, NOW, exact=True),
+        OffsetsForTime(PAIR, NOW),
+        OffsetsForTime(PAIR, NOW, committed=frozenset({TWO})),
+    )
+    assert starts == [{ONE: 4, TWO: 9}, {ONE: 10, TWO: 10}, {ONE: 10, TWO: 10}, {ONE: 10, TWO: 9}]
+
+
+async def test_the_end_of_the_log_is_the_answer_only_for_those_that_ask_for_it(nursery: trio.Nursery) -> None:
+    """Where nothing has a time yet, a reader that counts begins as a new one does, whoever asks at once."""
+    starts = await asked_together(nursery, OffsetsForTime(PAIR, 1000), OffsetsForTime(PAIR, 1000, exact=True))
+    assert starts == [{ONE: 5, TWO: None}, {ONE: 5, TWO: 10}]
+
+
+async def test_readers_that_ask_about_the_same_partitions_share_an_answer(nursery: trio.Nursery) -> None:
+    """After a restart, hundreds may ask about a thousand partitions each: a copy for each would hold the loop."""
+    for committed in (PAIR, frozenset[TopicPartition]()):
+        answers, clients = Lookups(Known(), 1000), [Asker() for _ in range(3)]
+        nursery.start_soon(answers.run)
+        for client in clients:
+            answers.ask(client, OffsetsForTime(PAIR, NOW, committed=frozenset(committed)))
+        await settle()
+        assert clients[0].offsets[0] is clients[1].offsets[0] is clients[2].offsets[0]
 
 
 async def test_without_the_offset_of_the_group_there_is_no_start_yet(
