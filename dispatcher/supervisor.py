@@ -150,6 +150,7 @@ async def supervise(
         settings,
         lambda: pipeline.hub.subscribers,
         direct=app.direct,
+        gives_way=pipeline.hub.catch_up_pace,
         sockets=parent.sockets if parent else (),
     )
     for_operators = Server(

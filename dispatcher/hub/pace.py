@@ -60,6 +60,7 @@ class Pace:
         self._after_longer_turn = min(after_longer_turn, per_turn)
         self._longest_skip_seconds = None if skips is None else (skips + 1) * LONG_TURN_SECONDS
         self._now = now
+        self._first: Pace | None = None
         self._skipped_seconds = 0.0
         """Duration of the turns in a row after which nobody passed."""
         self._lines: dict[Hashable, deque[tuple[trio.Event, int]]] = {}
@@ -70,6 +71,15 @@ class Pace:
     def waiting(self) -> int:
         """The number of waiters."""
         return sum(map(len, self._lines.values()))
+
+    @property
+    def waits(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._lines)
+
+    def give_way_to(self, other: "Pace") -> None:
+        """While anybody waits at another pace, let only as many pass as after a longer turn."""
+        self._first = other
 
     async def pass_by(self, holder: Hashable, cost: int = 1) -> None:
         """Wait for a turn, unless this one still has room. *Cancellation*: safe.
@@ -116,7 +126,8 @@ class Pace:
         else:
             share = 0
         self._skipped_seconds = 0 if share else self._skipped_seconds + taken_seconds
-        return share
+        gives_way = self._first is not None and self._first.waits
+        return min(share, self._after_longer_turn) if gives_way else share
 
     def _pass_on(self) -> int:
         """Let the next waiter pass; returns its cost."""

@@ -23,6 +23,10 @@ from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Round, Selec
 from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.records import TopicPartition
 
+FIRST_WRITE_BYTES = 16 * 1024
+"""Up to this size entries of the history are joined for a subscriber that has been sent none: a larger write would hold
+the loop for a millisecond, while others wait for their first record."""
+
 
 class Subscriber(Interludes):
     """Writes its feed to its transport until the client or the server ends it.
@@ -298,7 +302,8 @@ class Subscriber(Interludes):
         if self.state is SubscriberState.LIVE:
             return self._buffer.take(self.cursor, self._write_bytes)
         self._buffer.discard_first()
-        taken = self.resumption.take(self._write_bytes)
+        # Many subscribers return at the same time, and all of them should have something soon.
+        taken = self.resumption.take(self._write_bytes if self.record_count else FIRST_WRITE_BYTES)
         if not taken and self.resumption.is_at_head and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.became_live(self, needed_kafka=self.resumption.go_live())

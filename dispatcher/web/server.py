@@ -79,6 +79,8 @@ class Server:
         settings: Addresses, TLS, proxies, limits and timeouts.
         subscribers: Returns the number of subscribers, none of which may remain without a connection.
         direct: Begins ordinary streams without the app; None if all requests go through it.
+        gives_way: The pace of those who wait longer while requests wait: the subscribers that catch up. So whoever
+            returns after a restart begins before those who are back are sent what was published since.
         sockets: The listening sockets, if a parent process has opened them; otherwise `bind` is used.
         for_operators: Whether this is the port of `operations_bind`: plain HTTP, without a proxy in front.
 
@@ -93,6 +95,7 @@ class Server:
         subscribers: Callable[[], int] = lambda: 0,
         *,
         direct: Direct | None = None,
+        gives_way: Pace | None = None,
         sockets: Sequence[socket.socket] = (),
         for_operators: bool = False,
     ) -> None:
@@ -110,6 +113,8 @@ class Server:
         self._subscribers = subscribers
         self._intake = Intake(MAX_OPERATIONS_CONNECTIONS)
         self._pace = Pace(STARTS_PER_TURN, after_longer_turn=STARTS_AFTER_LONGER_TURN, skips=SKIPPED_TURNS)
+        if gives_way is not None:
+            gives_way.give_way_to(self._pace)
         self._pace_of_streams = Pace(STEPS_PER_TURN)
         self._failed_handshakes = 0
         self._arrivals = Arrivals(settings.request_timeout_seconds)

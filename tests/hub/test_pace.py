@@ -173,6 +173,37 @@ async def test_fewer_pass_after_a_longer_turn(skips: int | None, turn_seconds: f
     assert [before - after for before, after in pairwise(waited)][:5] == expected
 
 
+async def test_while_anybody_waits_elsewhere_fewer_pass() -> None:
+    """Those who give way wait longer, but not for ever."""
+    readings, waited, scope = count(), list[int](), trio.CancelScope()
+
+    def now() -> float:
+        if next(readings) % 2:
+            waited.append(pace.waiting)
+            if pace.waiting == 9:
+                scope.cancel()
+        return 0
+
+    async def one_elsewhere() -> None:
+        with scope:
+            await first.pass_by("a")
+
+    first, pace = Pace(0), Pace(4, now=now)
+    pace.give_way_to(first)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one_elsewhere)
+        for _ in range(4 + 12):
+            nursery.start_soon(pace.pass_by, "b")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(pace.run)
+        while pace.waits:  # noqa: ASYNC110 - steps of the loop are what is counted
+            await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert not first.waits
+    passed = [before - after for before, after in pairwise(waited)]
+    assert (passed[:3], max(passed)) == ([1, 1, 1], 4)
+
+
 async def test_one_that_is_cancelled_and_then_let_pass_ends_as_cancelled() -> None:
     """Seen when half heads made room for each other: it was not in line any more, and its connection failed."""
     scope, readings = trio.CancelScope(), count()

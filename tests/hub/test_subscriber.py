@@ -11,7 +11,7 @@ from dispatcher.hub.feed import feed_of
 from dispatcher.hub.goodbyes import Goodbye
 from dispatcher.hub.parts import CATCH_UP_WRITES_PER_TURN
 from dispatcher.hub.statistics import SubscriberState
-from dispatcher.hub.subscriber import Subscriber
+from dispatcher.hub.subscriber import FIRST_WRITE_BYTES, Subscriber
 from dispatcher.invariants import invariants
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.entries import Entry, Round
@@ -365,3 +365,15 @@ async def test_one_that_has_more_to_read_lets_others_go_first_after_each_write(n
     nursery.start_soon(bench.hub.run)
     await settle()
     assert len(stream.transport.values) == 2 * CATCH_UP_WRITES_PER_TURN
+
+
+async def test_the_first_records_of_one_that_catches_up_are_a_small_write(nursery: trio.Nursery) -> None:
+    """Others that return at the same time have theirs sooner; all the rest shares a write."""
+    bench = Bench()
+    size = FIRST_WRITE_BYTES // 4
+    for number in range(20):
+        bench.hub.publish(Batch(ONE, (Record(number, None, None, b"x" * size, ()),)))
+    stream = Stream(bench, nursery, opened(), position={ONE: -1})
+    await settle()
+    writes = [number for write in stream.transport.writes if (number := write.count(b"data: xxx"))]
+    assert writes == [4, 16]
