@@ -203,10 +203,28 @@ def watch(load: Load, meter: Meter, seconds: float) -> Window:
 
 
 class Probe:
-    """Requests a path repeatedly on one connection, as a load balancer does, and keeps the times."""
+    """Requests a path repeatedly on one connection, as a load balancer does, and keeps the times.
 
-    def __init__(self, address: tuple[str, int], path: str = "/livez", every_seconds: float = 0.02) -> None:
+    Args:
+        address: Where to.
+        path: What is requested.
+        every_seconds: The pause between two requests.
+        source: The address from which they come: requests of different addresses take turns.
+        after_seconds: The pause before the first one.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        path: str = "/livez",
+        every_seconds: float = 0.02,
+        *,
+        source: str = "127.0.0.1",
+        after_seconds: float = 0.0,
+    ) -> None:
         self._address = address
+        self._source = source
+        self._after_seconds = after_seconds
         self._path = path
         self._every_seconds = every_seconds
         self._stop = threading.Event()
@@ -231,7 +249,9 @@ class Probe:
         return sorted(self.milliseconds)[int(0.99 * len(self.milliseconds))] if self.milliseconds else 0.0
 
     def _run(self) -> None:
-        connection = HTTPConnection(*self._address, timeout=30)
+        connection = HTTPConnection(*self._address, timeout=30, source_address=(self._source, 0))
+        if self._stop.wait(self._after_seconds):
+            return
         while not self._stop.wait(self._every_seconds):
             began = time.monotonic()
             try:
