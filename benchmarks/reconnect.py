@@ -110,8 +110,6 @@ def cells(row: Mapping[str, Any]) -> Sequence[str]:
 def series(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Mapping[str, float]]:
     """Return the figures for the picture: medians of the turns."""
     return {
-        "ms to the first record, {protocol}, {rate:g}/s, {partitions:,} partitions".format(**row): row[
-            "first_record_ms"
-        ]
+        "ms to first record, {protocol}, {rate:g}/s, {partitions:,} partitions".format(**row): row["first_record_ms"]
         for row in rows
     }
