@@ -69,7 +69,7 @@ class Subscriber(Interludes):
         self.in_flight: Sequence[Offered] = ()
         """The entries of the current write."""
         self.record_count = 0
-        self._write_bytes = write_bytes
+        self._write_bytes, self._first_write_bytes = write_bytes, min(write_bytes, FIRST_WRITE_BYTES)
         self._leaves = False
         self._in_part: list[tuple[Entry, int]] = []
         """Entries of which the current write has only the end, and the offset where that begins."""
@@ -303,7 +303,7 @@ class Subscriber(Interludes):
             return self._buffer.take(self.cursor, self._write_bytes)
         self._buffer.discard_first()
         # Many subscribers return at the same time, and all of them should have something soon.
-        taken = self.resumption.take(self._write_bytes if self.record_count else FIRST_WRITE_BYTES)
+        taken = self.resumption.take(self._write_bytes if self.record_count else self._first_write_bytes)
         if not taken and self.resumption.is_at_head and self._goodbye is None:
             self.state = SubscriberState.LIVE
             self._source.became_live(self, needed_kafka=self.resumption.go_live())
