@@ -31,6 +31,7 @@ from tests.chaos.beside import Beside, Name, make
 from tests.chaos.books import Books
 from tests.chaos.crowd import Crowd, watch_memory
 from tests.chaos.judge import Judge, Verdict
+from tests.chaos.lateness import longest_lateness
 from tests.chaos.leftovers import Leftovers, look
 from tests.chaos.memory import Memory
 from tests.chaos.readers import draw_habits, draw_mixed
@@ -125,6 +126,8 @@ class Outcome:
     abuse: Abuse
     beside: tuple[Beside, ...]
     leftovers: Leftovers
+    late_seconds: float
+    """See `longest_lateness`."""
     unexcused: tuple[str, ...]
     """Repeats and steps back that no fault excuses, in words."""
 
@@ -150,6 +153,7 @@ class Outcome:
     def rows(self) -> Iterator[tuple[str, str, bool]]:
         """Name, value, and whether it is as it should be: of everything that was looked at."""
         yield from self.report.rows()
+        yield "read by the auditor after the commit, at most", f"{self.late_seconds:.2f} s", True
         if self.readers is not None:
             yield from self.readers.rows()
         yield from self.memory.rows()
@@ -313,6 +317,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
         abuse=abuse,
         beside=beside_it,
         leftovers=leftovers,
+        late_seconds=longest_lateness(receipts, log),  # type: ignore[arg-type] # place has two
         unexcused=(
             *auditor.ledger.ahead_words,
             *attribution.evidence,
