@@ -1,6 +1,7 @@
 """Replicas for an audit: each in a slot of its own, as an orchestrator has them, with listeners that stay."""
 
 import signal
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -115,15 +116,22 @@ class Fleet:
     async def cover(self) -> None:
         """See to it until cancelled that every worker has a healthy listener: the kernel spreads connections by chance.
 
-        One more listens as long as some worker has none; those that are too many stay.
+        One more listens as long as some worker has none. Those that are too many stay, but while a worker is suspended
+        all of them may connect to the others: then one of them connects again.
         """
         while self.workers > 1:
             for slot in self.slots:
-                if (replica := slot.replica) is None or len(slot.listeners) >= MOST_LISTENERS:
+                if (replica := slot.replica) is None:
                     continue
                 names = set((await trio.to_thread.run_sync(running, replica)).values())
-                if names - {listener.served_by for listener in slot.listeners if listener.connected}:
+                listeners = Counter(listener.served_by for listener in slot.listeners if listener.connected)
+                if not names - listeners.keys():
+                    continue
+                if len(slot.listeners) < MOST_LISTENERS:
                     self._listen(slot, HEALTHY[len(slot.listeners) % 2])
+                elif listeners.total() == len(slot.listeners):
+                    most = max(listeners, key=lambda name: listeners[name])
+                    await next(listener for listener in slot.listeners if listener.served_by == most).vanish()
             await trio.sleep(COVER_SECONDS)
 
     async def start(self, slot: Slot, **keywords: object) -> None:
