@@ -191,8 +191,10 @@ class Lookups:
                     client.on_log_bounds(lookup, {tp: bounds[tp] for tp in lookup.partitions & bounds.keys()})
                 else:
                     # Most have asked for the committed offsets of all these partitions, or for none.
-                    is_usual = len(lookup.committed) == len(asked_for)
-                    starts = of_all if is_usual else _no_later(offsets, committed, lookup.committed)
+                    starts = of_all
+                    if len(lookup.committed) != len(asked_for):
+                        own = {tp: offsets[tp] for tp in lookup.partitions & offsets.keys()}
+                        starts = _no_later(own, committed, lookup.committed)
                     client.on_offsets_for_time(lookup, starts)
                     self._put_off_unanswered(client, lookup.partitions - starts.keys())
                     continue

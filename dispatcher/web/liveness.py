@@ -98,9 +98,9 @@ class Liveness:
             while sent < len(data):
                 # End of record, in the transport's sense: the kernel appends nothing to this piece.
                 sent += sock.send(data[sent : sent + FINE_PIECE_BYTES], socket.MSG_EOR | socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        except OSError:
             if not sent:
-                raise
+                raise  # otherwise the next call does, and nobody sends these pieces twice
         finally:
             sock.detach()
         self._fine_bytes -= sent

@@ -244,6 +244,16 @@ async def test_readers_that_ask_about_the_same_partitions_share_an_answer(nurser
         assert clients[0].offsets[0] is clients[1].offsets[0] is clients[2].offsets[0]
 
 
+async def test_an_answer_of_its_own_is_about_its_own_partitions(nursery: trio.Nursery) -> None:
+    """With readers of a thousand topics each, copies of all answers held the loop for 54 ms."""
+    answers, clients = Lookups(Known(), 1000), [Asker(), Asker()]
+    nursery.start_soon(answers.run)
+    for client, tp in zip(clients, (ONE, TWO), strict=True):
+        answers.ask(client, OffsetsForTime(frozenset({tp}), NOW, committed=frozenset({tp})))
+    await settle()
+    assert [client.offsets for client in clients] == [[{ONE: 4}], [{TWO: 9}]]
+
+
 async def test_without_the_offset_of_the_group_there_is_no_start_yet(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

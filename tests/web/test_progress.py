@@ -1,8 +1,10 @@
 """Progress is what a peer acknowledges: one that reads slowly stays, one that is gone without a word does not."""
 
+import errno
 import json
 import socket
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 import trio
@@ -97,6 +99,25 @@ async def test_fine_pieces_are_sent_in_short_steps() -> None:
             sent.append(liveness.send([bytes(FINE_BYTES)]))
             await client.receive_some(sent[-1])
         assert max(sent) <= FINE_STEP_BYTES < FINE_BYTES
+
+
+async def test_an_error_after_some_pieces_is_reported_by_the_next_call() -> None:
+    """Otherwise a direct writer would send the pieces again that were sent already."""
+    ours, theirs = trio.socket.socketpair()
+    with ours, theirs:
+        liveness, send = Liveness(ours, 1), socket.socket.send
+        pieces = list[int]()
+
+        def fail_later(sock: socket.socket, data: bytes, flags: int = 0) -> int:
+            if pieces:
+                raise OSError(errno.ENOBUFS, "put in on purpose")
+            pieces.append(send(sock, data, flags))
+            return pieces[0]
+
+        with mock.patch.object(socket.socket, "send", fail_later):
+            assert liveness.send([bytes(3000)]) == pieces[0] < 3000
+            with pytest.raises(OSError, match="on purpose"):
+                liveness.send([bytes(3000 - pieces[0])])
 
 
 async def test_acknowledgements_are_progress_where_the_socket_makes_no_room(nursery: trio.Nursery) -> None:
