@@ -65,10 +65,14 @@ class Books:
 
     Args:
         topic: What faults are said to be of.
+        whole: Whether connections have the whole topic: when a followed partition comes to the replica, what the group
+            has not committed may be sent again (docs/guarantees.md).
     """
 
-    def __init__(self, topic: str) -> None:
+    def __init__(self, topic: str, *, whole: bool = False) -> None:
         self.topic = topic
+        self._whole = whole
+        self._again = 0
         self.generation = 0
         self.faults: Counter[Broken] = Counter()
         self.evidence: list[str] = []
@@ -144,6 +148,8 @@ class Books:
             self._unannounced[partition] = f"{where} came after one of {place.generation}"
         elif place is not None and offset > place.following:
             self._fault(Broken.UNTOLD, offset - place.following, f"{where} came, {place.following} was next")
+        elif place is not None and offset < place.following and self._whole:
+            self._again += 1
         elif place is not None and offset < place.following:
             self._fault(Broken.DISORDER, 1, f"{where} came, {place.following} was next")
         self._places[connection][partition] = _Place(offset + 1, generation)
@@ -182,6 +188,8 @@ class Books:
         """Name, value, and whether it is as it should be."""
         told = ", ".join(f"{number} {reason}" for reason, number in sorted(self.gaps.items())) or "none"
         yield f"{self.topic}: received", f"{self.received_records:,} (gaps: {told})", True
+        if self._again:
+            yield f"{self.topic}: sent again with the whole topic", f"{self._again:,}", True
         for fault in Broken:
             if number := self.faults[fault]:
                 yield f"{self.topic}: {fault}", f"{number:,}", False

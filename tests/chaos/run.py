@@ -222,7 +222,7 @@ async def run_chaos(  # noqa: PLR0915, PLR0917 - in the order of events; trio.ru
     abuse = Abuse(f"{topic}-abused")
     if kinds & {Kind.REQUESTS, Kind.SOCKETS}:
         others[cluster.create_topic(f"{topic}-abused", ABUSED_PARTITIONS)] = ABUSED_PARTITIONS
-    trials = Trials(cluster, topic, frozenset(kinds))
+    trials = Trials(cluster, topic, frozenset(kinds), whole=workers > 1)
     await trio.to_thread.run_sync(trials.create)
     others |= trials.topics
     servers = cluster.bootstrap_servers

@@ -155,6 +155,18 @@ def test_records_again_on_one_connection() -> None:
     assert found(books) == {Broken.DISORDER: 1}
 
 
+def test_records_again_with_the_whole_topic() -> None:
+    """The group had not committed them when the partition came to the replica; after them the rest comes in order."""
+    books = Books("t", whole=True)
+    for offset in range(6):
+        books.produced(0, offset)
+    connection = books.opened()
+    books.state(connection, frozenset({0}))
+    receive(books, connection, 0, 1, 2, 1, 2, 3, 5)
+    assert ("t: sent again with the whole topic", "1", True) in list(books.rows())
+    assert found(books) == {Broken.UNTOLD: 1, Broken.LOST: 1}
+
+
 @pytest.mark.parametrize(
     ("assigned", "is_new"),
     [

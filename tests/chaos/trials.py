@@ -49,10 +49,11 @@ class Trials:
         fleet: The replicas, once they are there.
         prefix: Of the topics' names.
         kinds: What may happen.
+        whole: Whether the replicas send the whole topic by default.
     """
 
-    def __init__(self, cluster: KafkaCluster, prefix: str, kinds: frozenset[Kind]) -> None:
-        self.books = {kind: Books(f"{prefix}-{kind.option}") for kind in PARTITIONS if kind in kinds}
+    def __init__(self, cluster: KafkaCluster, prefix: str, kinds: frozenset[Kind], *, whole: bool = False) -> None:
+        self.books = {kind: Books(f"{prefix}-{kind.option}", whole=whole) for kind in PARTITIONS if kind in kinds}
         self.not_replayed: list[str] = []
         """Healthy partitions whose replay had not ended when the deadline passed, in words."""
         self._cluster = cluster
