@@ -44,6 +44,7 @@ class Encoder:
         self.compression = compression
         self._writes = CompressedWrites(self._join)
         self._entries = self._parts = self._replayed = 0
+        self._id = lru_cache(IDS_KEPT)(_id)
 
     def entry(self, feed: Feed, entry: Entry) -> Part:
         """The entry's part of a write to a feed's subscribers, encoded when first asked for."""
@@ -112,7 +113,7 @@ class Encoder:
     def _join(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
         if len(items) == 1 and items[0][1].records and not items[0][1].gap:
             ((offered, part),) = items
-            return _framed(feed, [part.records], part, offered.batch, offered.snapshot)
+            return self._framed(feed, [part.records], part, offered.batch, offered.snapshot)
         data = b""
         records: list[bytes] = []
         last = items[0]
@@ -120,13 +121,13 @@ class Encoder:
             part = item[1]
             if part.gap:
                 if records:
-                    data += _framed(feed, records, last[1], last[0].batch, last[0].snapshot)
+                    data += self._framed(feed, records, last[1], last[0].batch, last[0].snapshot)
                     records = []
                 data += feed.wire.frame(part.gap)
             if part.records:
                 records.append(part.records)
                 last = item
-        return data + _framed(feed, records, last[1], last[0].batch, last[0].snapshot) if records else data
+        return data + self._framed(feed, records, last[1], last[0].batch, last[0].snapshot) if records else data
 
     def replayed(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> tuple[Sequence[int], bytes]:
         """A replayed batch as a write to one subscriber, with the subscriber's own position.
@@ -143,14 +144,14 @@ class Encoder:
             indexes = wanted_indexes(feed, batch, batch.first_offset)
             part = self.choose(feed, batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
         gap = feed.wire.frame(part.gap) if part.gap else b""
-        return indexes, gap + (_framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
+        return indexes, gap + (self._framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
     def chosen(self, feed: Feed, batch: Batch, seen: Mapping[TopicPartition, int]) -> bytes:
         """Replayed records, all of which the subscriber wants, as a write to it."""
         self._replayed += 1
         snapshot = self.snapshot(seen)
         part = _part(feed, self.shown(feed, batch), snapshot)
-        return _framed(feed, [part.records], part, batch, snapshot)
+        return self._framed(feed, [part.records], part, batch, snapshot)
 
     def snapshot(self, position: Mapping[TopicPartition, int]) -> Snapshot:
         """A position, in the layout of the assigned partitions if it names no others, which saves sorting them."""
@@ -192,6 +193,15 @@ class Encoder:
             deflater = self.compression.deflater
             compression = CompressionStatistics(deflater.input_bytes, deflater.output_bytes, self._writes.size_bytes)
         return EncoderStatistics(self._entries, self._parts, self._replayed, compression)
+
+    def _framed(self, feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:
+        """Framed records, with the position of the last batch unless its records carry it themselves."""
+        if last.has_ids:
+            return feed.wire.records(records, "")
+        if not feed.whole:
+            snapshot = snapshot.owned()
+        own = snapshot.layout.indexes[batch.partition]
+        return feed.wire.records(records, self._id(snapshot, feed.topics, own, whole=feed.whole))
 
     def _encode_entry(self, feed: Feed, entry: Entry) -> Part:
         self._entries += 1
@@ -259,17 +269,6 @@ class Selected:
         return Part(gap, records, has_ids=has_ids)
 
 
-def _framed(feed: Feed, records: Sequence[bytes], last: Part, batch: Batch, snapshot: Snapshot) -> bytes:
-    """Framed records, with the position of the last batch unless its records carry it themselves."""
-    if last.has_ids:
-        return feed.wire.records(records, "")
-    if not feed.whole:
-        snapshot = snapshot.owned()
-    own = snapshot.layout.indexes[batch.partition]
-    return feed.wire.records(records, _id(snapshot, feed.topics, own, whole=feed.whole))
-
-
-@lru_cache(maxsize=IDS_KEPT)
 def _id(snapshot: Snapshot, topics: frozenset[str], own: int, *, whole: bool) -> str:
     """The id of a write. Subscribers that catch up at the same time read the same entries, up to the same one."""
     return snapshot.format(topics, own, whole=whole)
