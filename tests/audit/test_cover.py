@@ -37,9 +37,9 @@ async def test_listeners_that_all_have_the_same_worker_move(monkeypatch: pytest.
     """Seen when a worker was suspended while all of them connected: nothing of its partitions was received any more."""
     monkeypatch.setattr(fleet, "MOST_LISTENERS", 2)
     async with trio.open_nursery() as nursery:
-        with Fleet(
-            cast("Auditor", Listening()), nursery, NOWHERE, "assets", "g", settings=SETTINGS, workers=2
-        ) as replicas:
+        auditor = cast("Auditor", Listening())
+        replicas = Fleet(auditor, nursery, NOWHERE, "assets", "g", settings=SETTINGS, workers=2)
+        with replicas:
             slot = await replicas.add()
             replica = slot.replica
             assert replica is not None
