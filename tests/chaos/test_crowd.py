@@ -27,10 +27,10 @@ def changed(self, batch):
     publish(self, batch)
 hub.Hub.publish = changed
 """
-CHANGE_WANT = """
-import dispatcher.sansio.catch_up as catch_up
-want = catch_up.CatchUp._want
-catch_up.CatchUp._want = lambda self, partition, offset: want(self, partition, offset + 1)
+CHANGE_RESUME = """
+from dispatcher.sansio.open_lookups import OpenLookups
+begin_all = OpenLookups.begin_all
+OpenLookups.begin_all = lambda self, position: begin_all(self, {tp: offset + 1 for tp, offset in position.items()})
 """
 CHANGE_AHEAD = """
 import dispatcher.sansio.history as history
@@ -50,7 +50,7 @@ FAULTS: dict[str, tuple[str, set[Fault]]] = {
         {Fault.LEFT_OUT, Fault.OUT_OF_ORDER, Fault.UNANNOUNCED},
     ),
     "a batch handed out twice": (CHANGE_AHEAD, {Fault.REPEATED}),
-    "a resume one too far": (CHANGE_WANT, {Fault.ACROSS, Fault.UNANNOUNCED}),
+    "a resume one too far": (CHANGE_RESUME, {Fault.ACROSS, Fault.UNANNOUNCED}),
     "none": ("", set()),
 }
 
