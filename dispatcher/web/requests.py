@@ -14,7 +14,7 @@ from dispatcher.sansio.encoding.wire import Wire
 from dispatcher.sansio.filter_dialect import PARAMETERS as FILTER_PARAMETERS
 from dispatcher.sansio.filter_dialect import read_parameters
 from dispatcher.sansio.filters import Filter
-from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.position import MOST_PARTITIONS_KEPT, parse_position
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
 
@@ -55,9 +55,8 @@ _TIME = re.compile(
 is optional. `datetime.fromisoformat` accepts more of ISO 8601, and each version of Python something different."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 IDS_KEPT = 4
-"""How many ids are kept as read: clients whose streams ended at the same moment return with the same id."""
-MOST_PARTITIONS_KEPT = 2_000
-"""Ids that name more are not kept, so that at most 1.5 MB are: a short id can name 8,192, and a client may send any."""
+"""How many ids are kept as read, unless they name too many partitions (`MOST_PARTITIONS_KEPT`), so at most 1.5 MB:
+clients whose streams ended at the same moment return with the same id."""
 DAY_SECONDS = 24 * 60 * 60
 FORMATS = ("value", "envelope")
 DECODES = ("json", "avro-json")

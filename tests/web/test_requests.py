@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.compact_position import spell_compact
+from dispatcher.sansio.position import MOST_PARTITIONS_KEPT
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.web import requests
@@ -211,7 +212,7 @@ def test_ids_are_kept_while_clients_send_them_unless_they_name_very_many_partiti
         assert read(f"assets:0=1,1={number}") == {TopicPartition("assets", 0): 1, TopicPartition("assets", 1): number}
         assert read("assets:0=1") is hot
     assert len(requests._kept) == requests.IDS_KEPT
-    most = requests.MOST_PARTITIONS_KEPT
+    most = MOST_PARTITIONS_KEPT
     assert read(spelled(most)) is read(spelled(most))
     assert read(spelled(most + 1)) == dict.fromkeys(read(spelled(most + 1)), 5)
     assert read(spelled(most + 1)) is not read(spelled(most + 1))
