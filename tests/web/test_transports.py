@@ -54,7 +54,8 @@ class House(Bench):
         tls = certificate().settings if self.secure else {}
         super().__init__(bind="127.0.0.1:0", topics=[ONE.topic], **tls, **settings)
         app = create_app(self.hub, self.settings, cast("Operations", None))
-        self.server = Server(app, self.settings, lambda: self.hub.subscribers, direct=app.direct)
+        pace = self.hub.catch_up_pace
+        self.server = Server(app, self.settings, lambda: self.hub.subscribers, direct=app.direct, gives_way=pace)
 
     @asynccontextmanager
     async def serving(self, within_seconds: float = 20) -> AsyncIterator[None]:

@@ -4,10 +4,13 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 import trio
+import trio.testing
 
+from dispatcher.hub.parts import CATCH_UP_WRITES_PER_TURN
 from dispatcher.web.connection import REQUEST_COST
 from dispatcher.web.inbound import STEP_BYTES, Inbound
 from dispatcher.web.server import STARTS_PER_TURN, STEPS_PER_TURN
@@ -133,3 +136,23 @@ async def test_a_request_that_is_broken_from_its_beginning_does_not_reach_the_ap
         assert (await read_to_end(connect(house, BROKEN))).startswith(b"HTTP/1.1 400 ")
         assert (await read_to_end(connect(house, WHOLE))).startswith(b"HTTP/1.1 404 ")
     assert served == ["/nothing"]
+
+
+async def test_subscribers_that_catch_up_give_way_while_requests_wait() -> None:
+    """Where nobody serves, nobody begins after the first turn, so that subscribers pass one by one."""
+    house = House("socket")
+    begin, pace, waiting = house.server._pace, house.hub.catch_up_pace, list[int]()
+    async with trio.open_nursery() as nursery:
+        for _ in range(STARTS_PER_TURN + 1):
+            nursery.start_soon(begin.pass_by, "a")
+        for _ in range(3 * CATCH_UP_WRITES_PER_TURN):
+            nursery.start_soon(pace.pass_by, "b")
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(pace.run)
+        while pace.waits:
+            waiting.append(pace.waiting)
+            await trio.lowlevel.checkpoint()
+        assert begin.waits
+        nursery.cancel_scope.cancel()
+    # What counts as one turn here may be parts of two.
+    assert max(before - after for before, after in pairwise(waiting)) <= 2 < CATCH_UP_WRITES_PER_TURN
