@@ -40,7 +40,7 @@ SAMPLE_EVERY = 8
 CONNECT_AT_ONCE = 256
 STAMP_DIGITS = 19
 MESSAGE_ID = re.compile(rb'"type":"records","id":"([^"]+)"')
-LAST_ID = re.compile(rb'(?:\nid: |"id":")([^\n"]+)')
+LAST_ID = re.compile(rb'(?:\nid: |"id":")([^\n"]+)[\n"]')
 
 
 def acknowledgement(event_id: bytes) -> bytes:
