@@ -22,6 +22,7 @@ from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import RecordDecoder
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.sansio.known_records import KnownRecords
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ownership import Ownership, Role
@@ -58,6 +59,7 @@ class Following:
         hub: Where followed records go.
         replays: Looks offsets up.
         offsets: Where owned partitions are.
+        spacing: When to hand over records.
         decoder: Decodes the records of some topics; None if no topic is decoded.
     """
 
@@ -67,24 +69,23 @@ class Following:
         hub: Hub,
         replays: Replays,
         offsets: OffsetTracker,
+        spacing: Spacing,
+        *,
         decoder: RecordDecoder | None = None,
     ) -> None:
-        self._settings = settings
-        self._hub = hub
-        self._replays = replays
-        self._offsets = offsets
+        self._settings, self._hub, self._replays, self._offsets = settings, hub, replays, offsets
         self._ownership = Ownership()
         self._follower = Follower(
             replay_properties(settings),
             self,
+            spacing,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
             decoder=decoder,
             client_rack=settings.client_rack,
         )
         self._is_running = False
-        self._counts = TopicCounts()
-        self._orders = FollowerOrders()
+        self._counts, self._orders = TopicCounts(), FollowerOrders()
         self.known = KnownRecords()
         """Records from the group's consumer that the history already has from the follower."""
         self._wake = trio.Event()

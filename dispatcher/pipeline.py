@@ -24,6 +24,7 @@ from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import log_stalls
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.kafka.topic_probe import TopicProber
@@ -60,22 +61,23 @@ class Pipeline:
 
     def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
         self._decoded = DecodedTopics(settings)
+        decoder = self._decoded.decoder
         self._replays = make_replays(
             replay_properties(settings),
             concurrency=settings.replay_concurrency,
             batch_bytes=settings.batch_bytes,
-            decoder=self._decoded.decoder,
+            decoder=decoder,
         )
         self._offsets = OffsetTracker()
-        decoding = None if self._decoded.decoder is None else DecodingForAsking(self._decoded.decoder)
+        decoding = None if decoder is None else DecodingForAsking(decoder)
         self.hub = Hub(settings, self._dispatched, self._replays, self._replayed, decoding)
-        self._following = Following(settings, self.hub, self._replays, self._offsets, self._decoded.decoder)
+        self._spacing = Spacing()
+        self._following = Following(settings, self.hub, self._replays, self._offsets, self._spacing, decoder=decoder)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._settings = settings
         self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
-        self._health = Health()
-        self._stalls = StallLimit()
+        self._health, self._stalls = Health(), StallLimit()
         self._memory = TopicMemory()
         self._membership = Membership(
             settings,
@@ -101,10 +103,8 @@ class Pipeline:
         )
         self._held: frozenset[TopicPartition] = frozenset()
         self._stop = False
-        self._rebalances = 0
-        self._revoking_since = -math.inf
-        self._crossings = 0
-        self._last_exchange_at = -math.inf
+        self._rebalances = self._crossings = 0
+        self._revoking_since = self._last_exchange_at = -math.inf
 
     def open_replays(self) -> None:
         """Create the replay consumers, while a failure can still stop the start.
@@ -121,6 +121,7 @@ class Pipeline:
             consumer_properties(settings),
             settings.topics,
             self,
+            self._spacing,
             self._memory,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,

@@ -1,5 +1,6 @@
 """The plain data that crosses between the poller's thread and Trio: a `PollResult` one way, `Commands` the other."""
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
@@ -8,6 +9,7 @@ import trio
 
 from dispatcher.kafka.commits import CommitAnswer
 from dispatcher.kafka.decoding import Group
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.commit_book import Commit
@@ -42,6 +44,8 @@ class PollResult:
     commit_answers: list[CommitAnswer] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
+    messages: int = 0
+    """How many messages the poll took: records, ends and errors."""
     statistics: ConsumerStatistics | None = None
 
 
@@ -59,6 +63,13 @@ class Commands(NamedTuple):
     """Whether to hand over the next result through `Downstream.exchange_after_settling`."""
 
 
+class Polled(Protocol):
+    """The result of a poll of either consumer."""
+
+    messages: int
+
+
+_Polled = TypeVar("_Polled", bound=Polled)
 _Arguments = TypeVarTuple("_Arguments")
 _Result = TypeVar("_Result")
 
@@ -70,9 +81,13 @@ class Calls:
     should not wait for that turn, which is long while many clients connect.
 
     *Thread*: one that `trio.to_thread` has started.
+
+    Args:
+        spacing: Learns how long crossings take.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spacing: Spacing) -> None:
+        self._spacing = spacing
         self._token = trio.from_thread.run_sync(trio.lowlevel.current_trio_token)
 
     def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
@@ -81,6 +96,13 @@ class Calls:
         *Cancellation*: none; `trio.from_thread.check_cancelled` says whether the waiting task was cancelled.
         """
         return trio.from_thread.run_sync(function, *arguments, trio_token=self._token)
+
+    def hand_over(self, function: Callable[[_Polled], _Result], polled: _Polled) -> _Result:
+        """Call a function with the result of a poll; the next one should wait for `Spacing.wait`."""
+        begun = time.monotonic()
+        answer = self.call(function, polled)
+        self._spacing.crossed(polled.messages, time.monotonic() - begun)
+        return answer
 
 
 class Downstream(Protocol):

@@ -27,6 +27,7 @@ from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.sansio.records import TopicPartition
 
 log = structlog.get_logger(__name__)
@@ -74,6 +75,8 @@ class Followed:
     """Partitions whose next offset the broker does not have, with epoch and that offset. They yield nothing more."""
     errors: list[tuple[str, str]] = field(default_factory=list)
     """(name, reason) of each error that the client reported and survived."""
+    messages: int = 0
+    """How many messages the poll took: records, ends and errors."""
     lags: Mapping[TopicPartition, int] | None = None
     """The number of offsets left to the end of each log, where that is known; None if it was not looked at."""
 
@@ -109,6 +112,7 @@ class Follower:
     Args:
         properties: librdkafka's connection settings.
         downstream: The Trio side.
+        spacing: When to hand over records.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         decoder: Decodes the records of some topics; None if no topic is decoded.
@@ -119,6 +123,7 @@ class Follower:
         self,
         properties: Mapping[str, str | int | float | bool],
         downstream: FollowDownstream,
+        spacing: Spacing,
         *,
         poll_records: int,
         batch_bytes: int,
@@ -129,6 +134,7 @@ class Follower:
         if client_rack:
             self._properties["client.rack"] = client_rack
         self._downstream = downstream
+        self._spacing = spacing
         self._poll_records = poll_records
         self._batch_bytes = batch_bytes
         self._decoder = decoder
@@ -168,11 +174,12 @@ class Follower:
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
-            calls = Calls()
+            calls = Calls(self._spacing)
             lags_at = time.monotonic()
             while not commands.stop:
                 trio.from_thread.check_cancelled()
                 self._apply(consumer, commands)
+                self._spacing.wait()
                 result = self._poll(consumer)
                 if self._held is not None:
                     self._decode(consumer, self._held, result)
@@ -181,7 +188,7 @@ class Follower:
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
-                    else calls.call(self._downstream.followed, result)
+                    else calls.hand_over(self._downstream.followed, result)
                 )
         finally:
             consumer.close()
@@ -212,7 +219,7 @@ class Follower:
         if first is not None:
             more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
             messages = [first, *more]
-        result = Followed()
+        result = Followed(messages=len(messages))
         records, events = split_errors(messages)
         for group in grouped(records, self._batch_bytes):
             if group.partition in self._next_offsets:

@@ -31,6 +31,7 @@ from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import StallDetector
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.beginnings import Again, Start
@@ -67,6 +68,7 @@ class GroupConsumer:
         properties: librdkafka's configuration.
         topics: The topics to subscribe to.
         downstream: The Trio side.
+        spacing: When to hand over records.
         memory: What this process knows of the topics.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
@@ -80,6 +82,7 @@ class GroupConsumer:
         properties: Mapping[str, str | int | float | bool],
         topics: Sequence[str],
         downstream: Downstream,
+        spacing: Spacing,
         memory: TopicMemory,
         *,
         poll_records: int,
@@ -90,10 +93,9 @@ class GroupConsumer:
     ) -> None:
         self._properties = properties
         self._topics = list(topics)
-        self._downstream = downstream
+        self._downstream, self._spacing = downstream, spacing
         self._memory = memory
-        self._poll_records = poll_records
-        self._batch_bytes = batch_bytes
+        self._poll_records, self._batch_bytes = poll_records, batch_bytes
         self._drain_seconds, self._leave_seconds = drain_seconds, leave_seconds
         self._assignment = Assignment(eager=is_eager(properties))
         self._beginnings: Beginnings | None = None
@@ -156,7 +158,7 @@ class GroupConsumer:
 
     def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> str | None:
         """Returns why the consumer must be rebuilt, or None. Either way it can still commit."""
-        commands, calls, stalls = Commands(), Calls(), StallDetector(beginnings.log_ends)
+        commands, calls, stalls = Commands(), Calls(self._spacing), StallDetector(beginnings.log_ends)
         while not commands.stop and commands.rebuild is None:
             trio.from_thread.check_cancelled()
             if beginnings.pending:
@@ -165,6 +167,7 @@ class GroupConsumer:
                 self._restart(consumer, stalled)
             self._result.stamps = beginnings.watch(self._assignment.next_offsets)
             is_hurried = beginnings.pending or self._assignment.held
+            self._spacing.wait()
             self._poll(consumer, UNKNOWN_POLL_SECONDS if is_hurried else commands.poll_seconds)
             if self._held is not None:
                 self._held.pass_on(self._result)
@@ -174,7 +177,7 @@ class GroupConsumer:
             commands = (
                 trio.from_thread.run(self._downstream.exchange_after_settling, result)
                 if commands.settle
-                else calls.call(self._downstream.exchange, result)
+                else calls.hand_over(self._downstream.exchange, result)
             )
             if self._callback_errors:
                 raise self._callback_errors[0]
@@ -204,6 +207,7 @@ class GroupConsumer:
         self._sort(messages)
 
     def _sort(self, messages: list[Message]) -> None:
+        self._result.messages = len(messages)
         records, told = split_errors(messages)
         for group in grouped(records, self._batch_bytes):
             stepped_back = self._assignment.received(group.partition, group.records.offsets[-1] + 1, group.leader_epoch)

@@ -11,6 +11,7 @@ import trio
 
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.group_consumer import GroupConsumer
+from dispatcher.kafka.spacing import Spacing
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.commit_book import Commit
@@ -139,7 +140,7 @@ class LeavingGroup:
         self.closed = False
         self._departs = departs
         bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 0, "leave_seconds": 0.5}
-        self.poller = GroupConsumer({}, [], self, TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
+        self.poller = GroupConsumer({}, [], self, Spacing(), TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 
