@@ -5,7 +5,7 @@ import time
 SHARE = 2.0
 """How long the next crossing waits, as a multiple of the time that the last one took."""
 
-LONGEST_SECONDS = 0.003
+LONGEST_SECONDS = 0.01
 """The longest wait: a crossing takes long while the loop is busy."""
 
 MANY = 100
