@@ -4,13 +4,21 @@ import errno
 import json
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from unittest import mock
 
 import pytest
 import trio
 
 from dispatcher.errors import SubscriberStalledError
-from dispatcher.web.liveness import FINE_BYTES, FINE_STEP_BYTES, Liveness, Progress
+from dispatcher.web.liveness import (
+    FINE_BYTES,
+    FINE_STEP_BYTES,
+    LONG_WAIT_SECONDS,
+    PROVEN_BYTES,
+    Liveness,
+    Progress,
+)
 from testbed.clients import open_sse, open_ws
 from testbed.namespace import Namespace, why_not
 from testbed.patience import seconds
@@ -53,13 +61,13 @@ async def until(condition: Callable[[], object]) -> None:
         await trio.sleep(0.05)
 
 
-async def pair() -> tuple[trio.socket.SocketType, trio.SocketStream]:
-    """A server's side with a full socket, and its client's."""
+async def pair(receive_buffer_bytes: int = 32768) -> tuple[trio.socket.SocketType, trio.SocketStream]:
+    """A server's side, and its client's."""
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
         client = trio.socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         await client.connect(listener.getsockname())
         server, _ = await listener.accept()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
@@ -92,13 +100,42 @@ async def test_fine_pieces_are_sent_in_short_steps() -> None:
     server, client = await pair()
     with server, client.socket:
         server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 2**31 - 1)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024 * 1024)
         liveness = Liveness(server, 1)
-        sent: list[int] = []
-        while sum(sent) < FINE_BYTES:
-            sent.append(liveness.send([bytes(FINE_BYTES)]))
-            await client.receive_some(sent[-1])
-        assert max(sent) <= FINE_STEP_BYTES < FINE_BYTES
+        assert liveness.send([bytes(FINE_BYTES)]) == FINE_STEP_BYTES < FINE_BYTES
+
+
+@pytest.mark.parametrize("receive_buffer_bytes", [32768, 131072, 400_000])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_client_that_reads_is_sent_fine_pieces_for_a_moment_only(
+    reads: bool, receive_buffer_bytes: int
+) -> None:
+    """A burst of records cost five times as much until each client had taken 256 KiB, and 5,000 were too many."""
+    server, client = await pair(receive_buffer_bytes)
+    with server, client.socket:
+        liveness, sent = Liveness(server, 1), 0
+        with suppress(BlockingIOError):
+            while liveness.direct_bytes < 3000 and sent < FINE_BYTES - 3000:
+                sent += liveness.send([bytes(3000)])
+                if reads:
+                    await client.receive_some(65536)
+        assert (liveness.direct_bytes > 3000) == reads
+
+
+async def test_a_client_that_was_slow_has_to_take_more() -> None:
+    """Its window is as wide as ever once it has read what had filled the socket."""
+    server, client = await pair()
+    with server, client.socket:
+        liveness = Liveness(server, 10)
+        await fill(server)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(liveness.wait_writable)
+            await trio.sleep(LONG_WAIT_SECONDS * 1.1)
+            while liveness.look() is not Progress.IDLE:
+                await client.receive_some(65536)
+        for _ in range(PROVEN_BYTES // 1024 * 2):
+            liveness.send([bytes(1024)])
+            await client.receive_some(65536)
+        assert liveness.direct_bytes == 0
 
 
 async def test_an_error_after_some_pieces_is_reported_by_the_next_call() -> None:
