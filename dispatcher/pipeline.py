@@ -57,9 +57,12 @@ class Pipeline:
     Args:
         settings: The dispatcher's settings.
         make_replays: Creates the `Replays`, or a subclass for a broker that is not fully Kafka.
+        spacing: See `kafka.spacing.Spacing`.
     """
 
-    def __init__(self, settings: Settings, make_replays: Callable[..., Replays] = Replays) -> None:
+    def __init__(
+        self, settings: Settings, make_replays: Callable[..., Replays] = Replays, spacing: float = 0.0
+    ) -> None:
         self._decoded = DecodedTopics(settings)
         decoder = self._decoded.decoder
         self._replays = make_replays(
@@ -71,7 +74,7 @@ class Pipeline:
         self._offsets = OffsetTracker()
         decoding = None if decoder is None else DecodingForAsking(decoder)
         self.hub = Hub(settings, self._dispatched, self._replays, self._replayed, decoding)
-        self._spacing = Spacing()
+        self._spacing = Spacing(spacing)
         self._following = Following(settings, self.hub, self._replays, self._offsets, self._spacing, decoder=decoder)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
@@ -101,8 +104,7 @@ class Pipeline:
             undecodable=self._decoded.undecodable,
             answered=self._brokers_answered,
         )
-        self._held: frozenset[TopicPartition] = frozenset()
-        self._stop = False
+        self._held, self._stop = frozenset[TopicPartition](), False
         self._rebalances = self._crossings = 0
         self._revoking_since = self._last_exchange_at = -math.inf
 

@@ -27,6 +27,7 @@ from dispatcher.hub.spreading import spread_subscribers
 from dispatcher.invariants import invariants
 from dispatcher.kafka.properties import check_properties
 from dispatcher.kafka.replay import Replays
+from dispatcher.kafka.spacing import WORKERS_SHARE
 from dispatcher.kafka.threads import check_threads
 from dispatcher.pipeline import Pipeline
 from dispatcher.process import LastResort, tune_process
@@ -115,7 +116,7 @@ async def supervise(
     authentication = open_authentication(settings, read_settings)
     admin_access = AdminAccess(settings, authentication)
     tune_process()
-    pipeline = Pipeline(settings, make_replays)
+    pipeline = Pipeline(settings, make_replays, spacing=0.0 if parent is None else WORKERS_SHARE)
     pipeline.open_replays()
     limits = Limits(settings)
     visits, refusals = Visits(writes_log=settings.access_log), Refusals()

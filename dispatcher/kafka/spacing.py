@@ -2,8 +2,9 @@
 
 import time
 
-SHARE = 2.0
-"""How long the next crossing waits, as a multiple of the time that the last one took."""
+WORKERS_SHARE = 2.0
+"""How long the next crossing of a worker waits, as a multiple of the time that the last one took. Workers share the
+cores with one another; a process by itself uses one at most, and records would arrive later."""
 
 LONGEST_SECONDS = 0.01
 """The longest wait: a crossing takes long while the loop is busy."""
@@ -13,16 +14,20 @@ MANY = 100
 
 
 class Spacing:
-    """Says when the next crossing should be made; one for all threads of a replica.
+    """Says when the next crossing should be made; one for all threads of a process.
 
     A crossing costs about the same for one record as for ten. A thread that polls again at once makes one for
     each record, which takes most of the CPU time at a thousand records per second. Threads that wait for the same
     moment cross in the same turn of the loop.
 
     *Thread*: any; when two threads set the time at once, one of them wins.
+
+    Args:
+        share: How long a crossing waits, as a multiple of the time that the last one took; 0: none waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, share: float) -> None:
+        self._share = share
         self._until = 0.0
 
     def wait(self) -> None:
@@ -33,4 +38,4 @@ class Spacing:
     def crossed(self, messages: int, seconds: float) -> None:
         """Take note of a crossing that has just ended: how many messages it had, and how long it took."""
         if 0 < messages < MANY:
-            self._until = max(self._until, time.monotonic() + min(SHARE * seconds, LONGEST_SECONDS))
+            self._until = max(self._until, time.monotonic() + min(self._share * seconds, LONGEST_SECONDS))

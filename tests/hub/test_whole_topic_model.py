@@ -136,7 +136,7 @@ class World:
         config = Settings(client_id="replica", topics=("assets",), subscriber_buffer_bytes=200, write_bytes=100, **tiny)  # type: ignore[arg-type]
         self.offsets = OffsetTracker()
         self.hub = Hub(config, self._dispatched, _Lookups(self), self._replayed)
-        self.following = Following(config, self.hub, self, self.offsets, Spacing())  # type: ignore[arg-type]
+        self.following = Following(config, self.hub, self, self.offsets, Spacing(0))  # type: ignore[arg-type]
         self.intake = Intake(self.offsets, FlowControl(2000, 1000), self.hub, self.following)
         self.hub.set_state(ReplicaState.STREAMING)
         self.hub.expect({"assets": 1})

@@ -140,7 +140,7 @@ class LeavingGroup:
         self.closed = False
         self._departs = departs
         bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 0, "leave_seconds": 0.5}
-        self.poller = GroupConsumer({}, [], self, Spacing(), TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
+        self.poller = GroupConsumer({}, [], self, Spacing(0), TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 

@@ -1,14 +1,17 @@
 """Crossings keep a space, in which records collect."""
 
+from typing import Any
+
 import pytest
 import trio
 
 from dispatcher.kafka import spacing
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
-from dispatcher.kafka.spacing import LONGEST_SECONDS, MANY, SHARE, Spacing
+from dispatcher.kafka.spacing import LONGEST_SECONDS, MANY, WORKERS_SHARE, Spacing
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
+from dispatcher.supervisor import supervise
 
 
 class Clock:
@@ -38,19 +41,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_the_next_crossing_waits_in_proportion_to_the_last(clock: Clock) -> None:
     """What has passed since then counts."""
-    between = Spacing()
+    between = Spacing(2)
     between.wait()
     assert clock.slept == []
     between.crossed(1, 0.0005)
     clock.now += 0.0002
     between.wait()
     between.wait()
-    assert clock.slept == pytest.approx([SHARE * 0.0005 - 0.0002])
+    assert clock.slept == pytest.approx([2 * 0.0005 - 0.0002])
 
 
 def test_no_crossing_waits_longer_than_the_bound(clock: Clock) -> None:
     """However long the loop was busy, and whichever thread crossed last."""
-    between = Spacing()
+    between = Spacing(2)
     between.crossed(1, 2.0)
     between.crossed(1, 0.0001)
     between.wait()
@@ -60,7 +63,7 @@ def test_no_crossing_waits_longer_than_the_bound(clock: Clock) -> None:
 @pytest.mark.parametrize("messages", [0, MANY])
 def test_crossings_without_records_or_with_many_are_not_spaced(clock: Clock, messages: int) -> None:
     """An idle thread polls at its own interval, and one that catches up as fast as it can."""
-    between = Spacing()
+    between = Spacing(2)
     between.crossed(messages, 0.0005)
     between.wait()
     assert clock.slept == []
@@ -70,7 +73,7 @@ class Watched(Spacing):
     """Notes what it is asked and told."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(2)
         self.waits = 0
         self.crossings = list[int]()
 
@@ -127,9 +130,29 @@ async def test_the_follower_waits_before_each_poll() -> None:
 async def test_the_member_of_the_group_waits_before_each_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the spacing of the follower."""
     watched = Watched()
-    monkeypatch.setattr("dispatcher.pipeline.Spacing", lambda: watched)
+    monkeypatch.setattr("dispatcher.pipeline.Spacing", lambda _share: watched)
     pipeline = Pipeline(Settings(client_id="replica", bootstrap_servers=NOWHERE))
     assert pipeline._following._follower._spacing is watched
     pipeline._stop = True
     await trio.to_thread.run_sync(pipeline.make_consumer().run)
     assert watched.waits == 1
+
+
+@pytest.mark.parametrize(("parent", "share"), [(None, 0.0), (object(), WORKERS_SHARE)])
+async def test_workers_keep_a_space_and_a_process_by_itself_does_not(
+    parent: Any, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It uses one core at most, so records need not wait."""
+    found = list[float]()
+
+    class EnoughError(Exception):
+        """What the test wants to know is known."""
+
+    def make(*_: object, spacing: float) -> None:
+        found.append(spacing)
+        raise EnoughError
+
+    monkeypatch.setattr("dispatcher.supervisor.Pipeline", make)
+    with pytest.raises(EnoughError):
+        await supervise(Settings(client_id="replica", bootstrap_servers=NOWHERE), parent=parent)
+    assert found == [share]
