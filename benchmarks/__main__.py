@@ -41,6 +41,7 @@ from benchmarks import (
     rebalance,
     reconnect,
     schemas,
+    stages,
     traces,
     yesterday,
 )
@@ -68,6 +69,7 @@ BENCHMARKS = {
     "machine": machine,
     "reconnect": reconnect,
     "schemas": schemas,
+    "stages": stages,
     "traces": traces,
     "yesterday": yesterday,
     "rebalance": rebalance,
@@ -83,6 +85,7 @@ NOT_QUICK = {
     "growth",
     "keyed",
     "parked",
+    "stages",
     "traces",
     "yesterday",
     "rebalance",
@@ -109,13 +112,15 @@ def environment() -> Mapping[str, object]:
     }
 
 
-def write_into(path: Path, name: str, text: str) -> None:
-    """Replace the text between a benchmark's two marks in a page."""
+def write_into(path: Path, name: str, text: str, picture: Path) -> None:
+    """Replace the text between a benchmark's two marks in a page, if it has them, and the picture, if it is shown."""
     begin, end = f"<!-- {name}: written by nox -s bench -->", f"<!-- {name}: end -->"
     whole = path.read_text()
     path.write_text(
         re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", f"{begin}\n\n{text}\n\n{end}", whole, flags=re.DOTALL)
     )
+    if f"pictures/{picture.name}" in whole:
+        shutil.copy(picture, path.parent / "pictures")
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -181,9 +186,8 @@ def main(names: Sequence[str], *, quick: bool, write: bool, with_peers: bool) ->
         console.print(table)
         picture = draw(name, benchmark.series(rows), RESULTS)
         if write:
-            shutil.copy(picture, DOCS / "pictures")
             made = ", ".join(f"{key} {around[key]}" for key in ("date", "cores", "python", "kafka", "librdkafka"))
-            write_into(DOCS / f"{benchmark.PAGE}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\n{made}.")
+            write_into(DOCS / f"{benchmark.PAGE}.md", name, f"{markdown(benchmark.COLUMNS, shown)}\n\n{made}.", picture)
 
 
 if __name__ == "__main__":

@@ -71,17 +71,15 @@ class Pipeline:
             batch_bytes=settings.batch_bytes,
             decoder=decoder,
         )
-        self._offsets = OffsetTracker()
+        self._offsets, self._spacing = OffsetTracker(), Spacing(spacing)
         decoding = None if decoder is None else DecodingForAsking(decoder)
         self.hub = Hub(settings, self._dispatched, self._replays, self._replayed, decoding)
-        self._spacing = Spacing(spacing)
         self._following = Following(settings, self.hub, self._replays, self._offsets, self._spacing, decoder=decoder)
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
-        self._settings = settings
         self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
         self._health, self._stalls = Health(), StallLimit()
-        self._memory = TopicMemory()
+        self._settings, self._memory = settings, TopicMemory()
         self._membership = Membership(
             settings,
             self.hub,

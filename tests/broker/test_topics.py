@@ -39,10 +39,13 @@ class Unanswered:
 
 @pytest.mark.parametrize("request_name", ["delete_topics", "create_topics"])
 def test_a_topic_is_made_again_though_an_answer_does_not_arrive(kafka: Kafka, request_name: str) -> None:
-    """A creation whose answer was lost is taken neither for the old topic nor for a failure."""
+    """A creation whose answer was lost is taken neither for the old topic nor for a failure.
+
+    It may be asked for more than twice: a broker may describe the old topic for a moment.
+    """
     topic = kafka.create_topic(1)
     admin = Unanswered(kafka, request_name)
     topics.recreate(admin, topic, 2)  # type: ignore[arg-type] # it has the methods of one
     topics.wait_until_known(kafka.admin, topic)
     assert len(kafka.admin.list_topics(topic).topics[topic].partitions) == 2
-    assert admin.asked == 2
+    assert admin.asked >= 2
