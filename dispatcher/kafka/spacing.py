@@ -16,9 +16,8 @@ MANY = 100
 class Spacing:
     """Says when the next crossing should be made; one for all threads of a process.
 
-    A crossing costs about the same for one record as for ten. A thread that polls again at once makes one for
-    each record, which takes most of the CPU time at a thousand records per second. Threads that wait for the same
-    moment cross in the same turn of the loop.
+    A crossing costs about the same for one record as for ten, and a thread that polls again at once makes one for each
+    record. Threads that wait for the same moment cross in the same turn of the loop.
 
     *Thread*: any; when two threads set the time at once, one of them wins.
 

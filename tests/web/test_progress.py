@@ -9,12 +9,13 @@ from unittest import mock
 
 import pytest
 import trio
+import trio.testing
 
 from dispatcher.errors import SubscriberStalledError
+from dispatcher.web import liveness as liveness_module
 from dispatcher.web.liveness import (
     FINE_BYTES,
     FINE_STEP_BYTES,
-    LONG_WAIT_SECONDS,
     PROVEN_BYTES,
     Liveness,
     Progress,
@@ -61,13 +62,14 @@ async def until(condition: Callable[[], object]) -> None:
         await trio.sleep(0.05)
 
 
-async def pair(receive_buffer_bytes: int = 32768) -> tuple[trio.socket.SocketType, trio.SocketStream]:
-    """A server's side, and its client's."""
+async def pair(receive_buffer_bytes: int | None = 32768) -> tuple[trio.socket.SocketType, trio.SocketStream]:
+    """A server's side, and its client's; None: with the kernel's default buffer."""
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         listener.listen()
         client = trio.socket.socket()
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        if receive_buffer_bytes is not None:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         await client.connect(listener.getsockname())
         server, _ = await listener.accept()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1024 * 1024)
@@ -104,10 +106,10 @@ async def test_fine_pieces_are_sent_in_short_steps() -> None:
         assert liveness.send([bytes(FINE_BYTES)]) == FINE_STEP_BYTES < FINE_BYTES
 
 
-@pytest.mark.parametrize("receive_buffer_bytes", [32768, 131072, 400_000])
+@pytest.mark.parametrize("receive_buffer_bytes", [None, 32768, 131072, 400_000])
 @pytest.mark.parametrize("reads", [True, False])
 async def test_a_client_that_reads_is_sent_fine_pieces_for_a_moment_only(
-    reads: bool, receive_buffer_bytes: int
+    reads: bool, receive_buffer_bytes: int | None
 ) -> None:
     """A burst of records cost five times as much until each client had taken 256 KiB, and 5,000 were too many."""
     server, client = await pair(receive_buffer_bytes)
@@ -121,15 +123,16 @@ async def test_a_client_that_reads_is_sent_fine_pieces_for_a_moment_only(
         assert (liveness.direct_bytes > 3000) == reads
 
 
-async def test_a_client_that_was_slow_has_to_take_more() -> None:
+async def test_a_client_that_was_slow_has_to_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its window is as wide as ever once it has read what had filled the socket."""
+    monkeypatch.setattr(liveness_module, "LONG_WAIT_SECONDS", 0.0)
     server, client = await pair()
     with server, client.socket:
         liveness = Liveness(server, 10)
         await fill(server)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(liveness.wait_writable)
-            await trio.sleep(LONG_WAIT_SECONDS * 1.1)
+            await trio.testing.wait_all_tasks_blocked()
             while liveness.look() is not Progress.IDLE:
                 await client.receive_some(65536)
         for _ in range(PROVEN_BYTES // 1024 * 2):
