@@ -123,6 +123,21 @@ async def test_a_client_that_reads_is_sent_fine_pieces_for_a_moment_only(
         assert (liveness.direct_bytes > 3000) == reads
 
 
+@pytest.mark.parametrize("receive_buffer_bytes", [None, 32768, 131072])
+async def test_a_client_whose_kernel_has_taken_everything_may_still_read_nothing(
+    receive_buffer_bytes: int | None,
+) -> None:
+    """What it has acknowledged shows that there was room; its window shows that it has not read."""
+    server, client = await pair(receive_buffer_bytes)
+    with server, client.socket:
+        liveness, sent = Liveness(server, 1), 0
+        with suppress(BlockingIOError), trio.move_on_after(seconds(0.5)):  # for ever, once its window is full
+            while sent < 60_000:
+                sent += liveness.send([bytes(3000)])
+                await until(lambda: liveness.look() is Progress.IDLE)
+        assert liveness.direct_bytes < 3000
+
+
 async def test_a_client_that_was_slow_has_to_take_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its window is as wide as ever once it has read what had filled the socket."""
     monkeypatch.setattr(liveness_module, "LONG_WAIT_SECONDS", 0.0)
