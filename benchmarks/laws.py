@@ -13,6 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import structlog
@@ -22,6 +23,7 @@ import trio.testing
 from pydantic import ByteSize
 
 from benchmarks.growth import NeverAnswering, Steps, Taking
+from benchmarks.tables import median
 from dispatcher.errors import SubscriberGoneError
 from dispatcher.hub.feed import Feed, feed_of
 from dispatcher.kafka.bridge import PollResult
@@ -37,6 +39,7 @@ COLUMNS = ("what grows", "to", "CPU per record", "idle crossing", "live subscrib
 FIRST = 100
 RECORDS = 300
 CROSSINGS = 300
+ROUNDS = 5
 TOPICS = 50
 
 
@@ -87,8 +90,8 @@ class Bench:
             self.hub.unsubscribe(subscriber)
 
 
-async def _measure(bench: Bench, subscribers: int, resumers: int = 0) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+async def _measure(bench: Bench, subscribers: int, resumers: int = 0) -> dict[str, float]:
+    found: dict[str, float] = {}
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bench.hub.run)
         bench.assign()
@@ -145,21 +148,29 @@ def _crossings(bench: Bench) -> float:
 
 
 def run(*, quick: bool, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Let one quantity grow at a time."""
+    """Let one quantity grow at a time; figures are medians over the rounds, the longest step the longest of all."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    axes: Mapping[str, Sequence[tuple[int, Bench, int, int]]] = {
-        "partitions": [(n, Bench(n), 100, 0) for n in (6, 60, 300, 1000)],
-        "topics": [(n, Bench(6, n), 100, 0) for n in (1, 10, TOPICS)],
-        "subscribers": [(n, Bench(), n, 0) for n in ((100, 1000) if quick else (100, 1000, 10_000))],
-        "bytes of a value": [(n, Bench(value_bytes=n), 100, 0) for n in (20, 200, 2000, 20_000, 200_000, 1_000_000)],
-        "resumers": [(n, Bench(), 100, n) for n in (1, 100, 500)],
-        "resumers, 1,000 partitions": [(n, Bench(1000), 100, n) for n in (1, 100, 500)],
+    axes: Mapping[str, Sequence[tuple[int, Callable[[], Bench], int, int]]] = {
+        "partitions": [(n, partial(Bench, n), 100, 0) for n in (6, 60, 300, 1000)],
+        "topics": [(n, partial(Bench, 6, n), 100, 0) for n in (1, 10, TOPICS)],
+        "subscribers": [(n, Bench, n, 0) for n in ((100, 1000) if quick else (100, 1000, 10_000))],
+        "bytes of a value": [
+            (n, partial(Bench, value_bytes=n), 100, 0) for n in (20, 200, 2000, 20_000, 200_000, 1_000_000)
+        ],
+        "resumers": [(n, Bench, 100, n) for n in (1, 100, 500)],
+        "resumers, 1,000 partitions": [(n, partial(Bench, 1000), 100, n) for n in (1, 100, 500)],
     }
     rows = []
     for axis, points in axes.items():
-        for size, bench, subscribers, resumers in points:
-            tell(f"{axis}: {size:,}")
-            rows.append({"axis": axis, "size": size, **trio.run(_measure, bench, subscribers, resumers)})
+        # In turns, so that all points of an axis share what the machine's speed does.
+        seen: dict[int, list[dict[str, float]]] = {size: [] for size, *_ in points}
+        for number in range(1 if quick else ROUNDS):
+            tell(f"{axis}: round {number + 1}")
+            for size, make_bench, subscribers, resumers in points:
+                seen[size].append(trio.run(_measure, make_bench(), subscribers, resumers))
+        for size, found in seen.items():
+            row = {name: median([one[name] for one in found]) for name in found[0]}
+            rows.append({"axis": axis, "size": size} | row | {"longest_ms": max(one["longest_ms"] for one in found)})
     return rows
 
 
