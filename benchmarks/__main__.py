@@ -5,6 +5,7 @@ import os
 import platform
 import re
 import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from pathlib import Path
 import click
 import confluent_kafka
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -130,16 +132,23 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def draw(name: str, series: Mapping[str, Mapping[str, float]], folder: Path) -> Path:
-    """Draw one picture with bars; figures with the same unit are compared."""
-    figure, every = plt.subplots(1, len(series), figsize=(5 * len(series), 3.2), squeeze=False)
-    for axes, (unit, bars) in zip(every[0], series.items(), strict=True):
+    """Draw one picture with bars, at most three units in a row; figures with the same unit are compared."""
+    columns = 2 if len(series) == 4 else min(len(series), 3)
+    rows = -(-len(series) // columns)
+    height = max(3.2, 1.0 + 0.28 * max(map(len, series.values())))
+    figure, every = plt.subplots(rows, columns, figsize=(5 * columns, height * rows), squeeze=False)
+    for axes, (unit, bars) in zip(every.flat, series.items(), strict=False):
         axes.barh(list(bars), list(bars.values()), color="#2f6f9f")
         axes.invert_yaxis()
-        axes.set_xlabel(unit)
+        axes.set_xlabel(textwrap.fill(unit, 46))
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(lambda value, _place: amount(value))
         axes.spines[["top", "right"]].set_visible(False)
         for place, value in enumerate(bars.values()):
             axes.text(value, place, f" {amount(value)}", va="center", fontsize=8)
         axes.margins(x=0.18)
+    for axes in every.flat[len(series) :]:
+        axes.set_visible(False)
     figure.suptitle(name)
     figure.tight_layout()
     path = folder / f"{name}.svg"
