@@ -1,5 +1,6 @@
 """``nox -s flame``: a flame graph of a service under load."""
 
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -36,6 +37,13 @@ def main(protocol: str, subscribers: int, per_second: int, at_once: int, picture
                 subprocess.run(command, check=True)  # noqa: S603 - a tool of this environment
         finally:
             service.end()
+    load_title = f"{subscribers:,} subscribers ({protocol}), {per_second:,} records per second, {at_once} at once"
+    picture.write_text(retitled(picture.read_text(), load_title))
+
+
+def retitled(svg: str, title: str) -> str:
+    """Return a flame graph with another title: py-spy's is its own command line, with the paths of this machine."""
+    return re.sub(r'(?<=<text id="title")([^>]*>)[^<]*', lambda found: found[1] + title, svg, count=1)
 
 
 if __name__ == "__main__":
