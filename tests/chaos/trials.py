@@ -166,7 +166,8 @@ class Trials:
     async def replay_beside(self, fleet: Fleet, without_leader: int) -> None:
         """Have every replica replay its healthy partitions, while one has no leader.
 
-        What a replica does not own, or lets go meanwhile, is not asked of it. What is not there when the deadline has
+        What a replica does not own, or lets go meanwhile, is not asked of it. (A stream of the whole topic would wait
+        for the missing leader, which alone knows where its partition begins.) What is not there when the deadline has
         passed counts as not replayed; the deadline ends no trial that goes on.
         """
         async with trio.open_nursery() as nursery:
@@ -182,7 +183,7 @@ class Trials:
         asked = False
         with trio.move_on_after(seconds(REPLAY_SECONDS)) as patience:
             try:
-                async with open_sse(replica, f"?topic={topic}&since={since}") as stream:
+                async with open_sse(replica, f"?topic={topic}&scope=replica&since={since}") as stream:
                     while not asked or any(came.get(partition, -1) < last for partition, last in owed.items()):
                         event = await stream.next_event()
                         if event is None:
