@@ -88,7 +88,10 @@ class Reader:
     end: int
     """The end of the log then."""
     owned: bool
-    """Whether the partition was owned here: then it begins with what nobody was dispatched, committed or not."""
+    """Whether the partition was owned here before its start was known: then it begins with what nobody was dispatched,
+    committed or not."""
+    has_start: Callable[[], bool] = lambda: False
+    """Whether its start is known."""
     cut_over: bool = False
     """Whether its write was under way when the partition began again in the history: that write does not count."""
     transport: SteppedTransport = field(default_factory=SteppedTransport)
@@ -155,6 +158,8 @@ class World:
         if self.group_at is None:
             history = self.hub.history
             before = history.begin(PARTITION) if history.knows(PARTITION) else None
+            for reader in self.readers:
+                reader.owned |= not reader.has_start()
             self.offsets.assigned(PARTITION)
             self.hub.assigned([PARTITION])
             self.intake.take(PollResult(starts=[Start(PARTITION, self.committed, committed=True)]))
@@ -236,6 +241,7 @@ class World:
         since = None if kind.feed.counts else NOW
         position = {PARTITION: named - 1} if kind.with_id else {}
         subscriber = self.hub.subscribe(kind.feed, reader.transport, position, since)
+        reader.has_start = lambda: subscriber.resumption.has_start
         task_status.started()
         with reader.scope, suppress(SubscriberGoneError):
             await subscriber.run()
