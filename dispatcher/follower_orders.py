@@ -24,6 +24,8 @@ class FollowingStatistics:
     """Bytes of keys, values and headers read by the follower, including their overhead in memory."""
     failures: int
     """How often its consumer has failed or could not be made."""
+    restarts: int
+    """How often a partition was restarted because librdkafka did not fetch it."""
     lags: Mapping[TopicPartition, int]
     """Offsets from the next one to the end of the log, for followed partitions where it is known."""
 

@@ -79,6 +79,7 @@ class Following:
             replay_properties(settings),
             self,
             spacing,
+            replays.log_ends,
             poll_records=settings.poll_records,
             batch_bytes=settings.batch_bytes,
             decoder=decoder,
@@ -164,9 +165,16 @@ class Following:
 
     def statistics(self) -> FollowingStatistics:
         """A snapshot."""
-        followed, failures = self._ownership.followed, self._follower.failures
-        lags = {tp: lag for tp, lag in self._orders.lags.items() if tp in followed}
-        return FollowingStatistics(self._is_running, len(followed), self._records, self._bytes, failures, lags)
+        followed, follower = self._ownership.followed, self._follower
+        return FollowingStatistics(
+            self._is_running,
+            len(followed),
+            self._records,
+            self._bytes,
+            follower.failures,
+            follower.stall_limit.statistics().restarts,
+            {tp: lag for tp, lag in self._orders.lags.items() if tp in followed},
+        )
 
     # The follower's crossing (kafka.follower.FollowDownstream).
 

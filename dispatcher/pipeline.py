@@ -166,7 +166,7 @@ class Pipeline:
             self._take_assigned(result.assigned)
         rebuild = self._commits.answered(result.commit_answers, now) or rebuild
         if result.stalls:
-            log_stalls(result.stalls)
+            log_stalls(result.stalls, "group")
             rebuild = self._stalls.take(result.stalls, time.monotonic()) or rebuild
         if result.groups or result.assigned is not None:
             self._fetching.received_at = now

@@ -33,6 +33,23 @@ assignment.Assignment.control_flow = stuck
 RESTARTS_NOTHING = "assignment.Assignment.restart = lambda self, consumer, partitions: None\n"
 
 
+FOLLOWED_STAYS_PAUSED = f"""
+PAUSED = {PAUSED!r}
+from dispatcher.kafka import follower
+apply, first = follower.Follower._apply, []
+def stuck(self, consumer, commands):
+    apply(self, consumer, commands)
+    first or first.append(consumer)
+    if commands.assign and consumer is first[0]:
+        consumer.pause(follower.for_client(commands.assign))
+        print(PAUSED, flush=True)
+follower.Follower._apply = stuck
+"""
+"""The same with partitions that the replica follows."""
+
+RESTARTS_NOTHING_FOLLOWED = "follower.Follower._begin_again = lambda self, consumer, partitions: None\n"
+
+
 def produce_when_paused(replica: Replica, servers: str, topic: str) -> None:
     """Ten records, which librdkafka would have fetched already if they had been there before."""
     deadline = time.monotonic() + seconds(60)
@@ -74,6 +91,42 @@ async def test_a_partition_that_a_restart_does_not_help_gets_another_consumer(
     assert len(replica.logged("partitions not fetched, restarting them")) == 1
     assert f"{topic}:0 is not fetched from offset 0" in line["error"]
     assert "dispatcher_consumer_rebuilds_total 1.0" in replica.get("/metrics").text
+
+
+async def test_a_followed_partition_that_stays_paused_unseen_is_restarted(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """A stream of the whole topic goes on."""
+    replica = await read_what_another_owns(kafka, replicas, FOLLOWED_STAYS_PAUSED)
+    (line,) = await trio.to_thread.run_sync(replica.wait_until_logged, "partitions not fetched, restarting them")
+    assert (line["consumer"], line["next_offsets"], line["log_ends"]) == ("follower", [0], [10])
+    assert replica.logged("follower failed, rebuilding it") == []
+    assert replica.status()["followed"]["restarts"] == 1
+    assert "dispatcher_followed_partition_restarts_total 1.0" in replica.get("/metrics").text
+
+
+async def test_a_followed_partition_that_a_restart_does_not_help_gets_another_consumer(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """The group's consumer keeps its own."""
+    replica = await read_what_another_owns(kafka, replicas, FOLLOWED_STAYS_PAUSED + RESTARTS_NOTHING_FOLLOWED)
+    (line,) = await trio.to_thread.run_sync(replica.wait_until_logged, "follower failed, rebuilding it")
+    assert ":0 is not fetched from offset 0, although its leader has records up to 10" in line["error"]
+    assert replica.logged("consumer failed, rebuilding it") == []
+
+
+async def read_what_another_owns(kafka: Kafka, replicas: Callable[..., Replica], code: str) -> Replica:
+    """Read ten records of a partition through a replica with this fault that only follows it; returns the replica."""
+    topic = kafka.create_topic(1)
+    owner = replicas(kafka.bootstrap_servers, topic, client_id="owner")
+    await trio.to_thread.run_sync(owner.wait_for, "its partition", lambda status: status["partitions"] != [])
+    replica = replicas(kafka.bootstrap_servers, topic, client_id="follower", code=code)
+    async with open_sse(replica, "?scope=topic") as stream:
+        await trio.to_thread.run_sync(produce_when_paused, replica, kafka.bootstrap_servers, topic)
+        with trio.fail_after(seconds(90)):
+            records = await sse_records(stream, 10)
+    assert [record.own for record in records] == [(0, offset) for offset in range(10)]
+    return replica
 
 
 @pytest.mark.timeout(400)

@@ -6,6 +6,8 @@ It serves streams of the whole topic, and is shared by all of them. Rules of thi
   (`FollowCommands`), as the poller's does.
 * It commits nothing, and it can fail without any effect on the group's consumer: it is rebuilt with backoff and
   continues where the history ends.
+* A partition from which nothing arrives although its leader has records is restarted. If that does not help, the
+  consumer is rebuilt (`sansio.stalls`).
 * It decides nothing about offsets: if a broker does not have one, it reports that, and the Trio side asks the leader
   whether records have expired, the topic was recreated, or the broker merely lags.
 * Whatever is read from a partition carries the epoch in which following it began (`sansio.ownership`).
@@ -13,7 +15,7 @@ It serves streams of the whole topic, and is shared by all of them. Rules of thi
 
 import random
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
@@ -22,13 +24,16 @@ import structlog
 import trio
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
+from dispatcher.errors import KafkaClientError
 from dispatcher.kafka.assignment import for_client
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.spacing import Spacing
+from dispatcher.kafka.stalls import AskLogEnds, StallDetector, log_stalls
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.stalls import Stall, StallLimit
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +118,7 @@ class Follower:
         properties: librdkafka's connection settings.
         downstream: The Trio side.
         spacing: When to hand over records.
+        ask_log_ends: Asks leaders where logs end, from the thread.
         poll_records: Maximum number of records taken in one poll.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         decoder: Decodes the records of some topics; None if no topic is decoded.
@@ -124,6 +130,7 @@ class Follower:
         properties: Mapping[str, str | int | float | bool],
         downstream: FollowDownstream,
         spacing: Spacing,
+        ask_log_ends: AskLogEnds,
         *,
         poll_records: int,
         batch_bytes: int,
@@ -134,7 +141,7 @@ class Follower:
         if client_rack:
             self._properties["client.rack"] = client_rack
         self._downstream = downstream
-        self._spacing = spacing
+        self._spacing, self._ask_log_ends = spacing, ask_log_ends
         self._poll_records = poll_records
         self._batch_bytes = batch_bytes
         self._decoder = decoder
@@ -145,6 +152,8 @@ class Follower:
         """The next offset of each partition that was given to librdkafka."""
         self._out_of_range: dict[TopicPartition, int] = {}
         """Partitions whose next offset a broker does not have, if earlier records are waiting for their schema."""
+        self.stall_limit = StallLimit()
+        """What was done about partitions that librdkafka did not fetch."""
         self.failures = 0
         """How many consumers have failed or could not be created."""
 
@@ -155,7 +164,7 @@ class Follower:
             started = trio.current_time()
             try:
                 await trio.to_thread.run_sync(self._own_consumer, limiter=self._limiter, thread_name="kafka-follower")
-            except (KafkaException, RuntimeError, MemoryError) as error:
+            except (KafkaException, KafkaClientError, RuntimeError, MemoryError) as error:
                 # "can't start new thread" is a RuntimeError: it must not affect the group's consumer.
                 self.failures += 1
                 if trio.current_time() - started > REBUILD_SECONDS[1]:
@@ -168,23 +177,36 @@ class Follower:
 
     # Everything below runs in the follower's thread.
 
+    @property
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each partition that was given to librdkafka."""
+        return self._next_offsets
+
+    @property
+    def paused(self) -> Collection[TopicPartition]:
+        """Partitions whose records wait for their schema."""
+        return self._held.partitions if self._held is not None else ()
+
     def _own_consumer(self) -> None:
         self._epochs, self._next_offsets, self._out_of_range = {}, {}, {}
         self._held = HeldRecords(self._decoder) if self._decoder is not None else None
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
-            calls = Calls(self._spacing)
-            lags_at = time.monotonic()
+            calls, stalls = Calls(self._spacing), StallDetector(self._ask_log_ends)
+            lags_at, is_idle = time.monotonic(), False
             while not commands.stop:
                 trio.from_thread.check_cancelled()
                 self._apply(consumer, commands)
+                if stalled := stalls.check(self, time.monotonic(), idle=is_idle):
+                    self._restart(consumer, stalled)
                 self._spacing.wait()
                 result = self._poll(consumer)
+                is_idle = not result.messages
                 if self._held is not None:
                     self._decode(consumer, self._held, result)
                 if (now := time.monotonic()) >= lags_at:
-                    lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer)
+                    lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer, stalls.log_ends)
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
@@ -252,15 +274,30 @@ class Follower:
             del self._out_of_range[tp]
 
     def _begin_again(self, consumer: Consumer, partitions: Collection[TopicPartition]) -> None:
-        """Fetch partitions from their next offset on, whatever became of earlier fetches."""
+        """Fetch partitions from their next offset on, whatever became of earlier fetches and pauses."""
         consumer.incremental_unassign(for_client(partitions))
         consumer.incremental_assign([confluent_kafka.TopicPartition(*tp, self._next_offsets[tp]) for tp in partitions])
+        # A pause that librdkafka kept from an earlier assignment (confluentinc/librdkafka#1849) outlives even this.
+        consumer.resume(for_client(partitions))
 
-    def _lags(self, consumer: Consumer) -> Mapping[TopicPartition, int]:
-        """The lags as of the last fetch of each partition: no broker is asked."""
+    def _restart(self, consumer: Consumer, stalls: Sequence[Stall]) -> None:
+        """Restart partitions that librdkafka does not fetch.
+
+        Raises:
+            KafkaClientError: that has not helped before.
+        """
+        log_stalls(stalls, "follower")
+        if (reason := self.stall_limit.take(stalls, time.monotonic())) is not None:
+            raise KafkaClientError(_FATAL, "_FATAL", reason)
+        if partitions := [stall.partition for stall in stalls if not stall.was_restarted]:
+            self._begin_again(consumer, partitions)
+
+    def _lags(self, consumer: Consumer, log_ends: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+        """The lags as of the last fetch of each partition, or by its leader's last answer: no broker is asked."""
         lags = {}
         for tp, next_offset in self._next_offsets.items():
             _, end = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
+            end = max(end, log_ends.get(tp, end))
             if end >= 0:  # a negative end is unknown
                 lags[tp] = max(0, end - next_offset)
         return lags

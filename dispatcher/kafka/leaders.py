@@ -9,8 +9,9 @@ watermark of a fetch may lag. So these answers show whether a log was truncated.
 """
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future
+from typing import TypeAlias
 
 import confluent_kafka
 import structlog
@@ -27,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 ANSWER_SECONDS = 2.0
 """Maximum wait for the leaders; those that have not answered by then count as unreachable."""
+
+Answer: TypeAlias = "Future[ListOffsetsResultInfo]"
 
 Properties = Mapping[str, str | int | float | bool]
 
@@ -143,6 +146,15 @@ class Leaders:
         (found,) = self._ask(partitions, [spec], self._isolation)
         return {tp: offset if offset >= 0 else None for tp, offset in found.items()}
 
+    def log_ends(self, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Answer]:
+        """Ask where logs end at the consumers' isolation level, without waiting for the answers.
+
+        Raises:
+            KafkaException: the client cannot be created.
+        """
+        (asked,) = self._send(partitions, [_LATEST], self._isolation)
+        return asked
+
     def _ask(
         self, partitions: Collection[TopicPartition], specs: Collection[OffsetSpec], isolation: IsolationLevel
     ) -> list[dict[TopicPartition, int]]:
@@ -150,29 +162,31 @@ class Leaders:
         if not partitions:
             return [{} for _ in specs]
         try:
-            admin = self.open()
-            asked = [
-                admin.list_offsets(
-                    {confluent_kafka.TopicPartition(*tp): spec for tp in partitions},
-                    isolation_level=isolation,
-                    request_timeout=ANSWER_SECONDS,
-                )
-                for spec in specs
-            ]
+            asked = self._send(partitions, specs, isolation)
         except KafkaException as error:
             log.warning("offset lookup failed", error=str(error))
             return [{} for _ in specs]
         return [
-            {
-                TopicPartition(tp.topic, tp.partition): offset
-                for tp, answer in answers.items()
-                if (offset := _offset(answer)) is not None
-            }
+            {tp: offset for tp, answer in answers.items() if (offset := _offset(answer)) is not None}
             for answers in asked
         ]
 
+    def _send(
+        self, partitions: Collection[TopicPartition], specs: Iterable[OffsetSpec], isolation: IsolationLevel
+    ) -> list[dict[TopicPartition, Answer]]:
+        """For each spec, the answers to come."""
+        admin, asked = self.open(), []
+        for spec in specs:
+            answers = admin.list_offsets(
+                {confluent_kafka.TopicPartition(*tp): spec for tp in partitions},
+                isolation_level=isolation,
+                request_timeout=ANSWER_SECONDS,
+            )
+            asked.append({TopicPartition(tp.topic, tp.partition): answer for tp, answer in answers.items()})
+        return asked
 
-def _offset(answer: "Future[ListOffsetsResultInfo]") -> int | None:
+
+def _offset(answer: Answer) -> int | None:
     """The offset; -1 if no record is that new; None without an answer."""
     try:
         # librdkafka has its own timeout; this one is for a client that is dead.

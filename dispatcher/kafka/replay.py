@@ -27,7 +27,7 @@ from confluent_kafka import KafkaException
 
 from dispatcher.errors import ResourcesError
 from dispatcher.kafka.held import RecordDecoder, decode_chunk
-from dispatcher.kafka.leaders import Leaders, Properties
+from dispatcher.kafka.leaders import Answer, Leaders, Properties
 from dispatcher.kafka.reader import CHUNK_SECONDS, Reader
 from dispatcher.kafka.turns import Turns
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
@@ -176,6 +176,10 @@ class Replays:
         *Cancellation*: safe, takes at most `ANSWER_SECONDS`.
         """
         return await self._look_up(partitions, self.leaders.bounds)
+
+    def log_ends(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, Answer]:
+        """Ask where logs end, without waiting; see `Leaders.log_ends`. *Thread*: any."""
+        return self.leaders.log_ends(partitions)
 
     async def committed(self, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The group's committed offsets, or the offset that ``auto.offset.reset`` selects where it has none.

@@ -1,17 +1,16 @@
 """Asks the leaders about partitions from which nothing arrives (`sansio.stalls` decides).
 
-*Thread*: the poller's only.
+*Thread*: the one that owns the consumer.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from confluent_kafka import KafkaException
 
-from dispatcher.kafka.assignment import Assignment
 from dispatcher.kafka.start_lookups import REQUEST_SECONDS
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall, StallWatch
@@ -23,6 +22,18 @@ ANSWER_SECONDS = 2 * REQUEST_SECONDS
 
 AskLogEnds = Callable[[Collection[TopicPartition]], Mapping[TopicPartition, "Future[Any]"]]
 """Asks leaders where logs end at the consumer's isolation level."""
+
+
+class Fetched(Protocol):
+    """What a consumer fetches."""
+
+    @property
+    def next_offsets(self) -> Mapping[TopicPartition, int]:
+        """The next offset of each partition."""
+
+    @property
+    def paused(self) -> Collection[TopicPartition]:
+        """Partitions that are not being fetched for now."""
 
 
 class StallDetector:
@@ -37,12 +48,14 @@ class StallDetector:
         self._watch = StallWatch()
         self._asked: Mapping[TopicPartition, Future[Any]] = {}
         self._give_up_at = 0.0
+        self.log_ends: Mapping[TopicPartition, int] = {}
+        """The last answers; partitions that flow are not asked about."""
 
-    def check(self, assignment: Assignment, now: float, *, idle: bool) -> list[Stall]:
+    def check(self, fetched: Fetched, now: float, *, idle: bool) -> list[Stall]:
         """The partitions that are stalled now, each reported once. Free between checks while none is suspected.
 
         Args:
-            assignment: The fetched partitions.
+            fetched: What the consumer fetches.
             now: Seconds on any monotonic clock.
             idle: Whether the last poll found nothing.
         """
@@ -50,11 +63,12 @@ class StallDetector:
             return []
         if self._asked:
             if now >= self._give_up_at or all(future.done() for future in self._asked.values()):
-                self._watch.answered(_known(self._asked), now)
+                self.log_ends = _known(self._asked)
+                self._watch.answered(self.log_ends, now)
                 self._asked = {}
-        elif still := self._watch.look(assignment.next_offsets, assignment.paused, now):
+        elif still := self._watch.look(fetched.next_offsets, fetched.paused, now):
             self._asked, self._give_up_at = self._ask_log_ends(still), now + ANSWER_SECONDS
-        return self._watch.stalled(assignment.next_offsets, assignment.paused, now, idle=idle)
+        return self._watch.stalled(fetched.next_offsets, fetched.paused, now, idle=idle)
 
 
 def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition, int]:
@@ -67,8 +81,8 @@ def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition
     return found
 
 
-def log_stalls(stalls: Sequence[Stall]) -> None:
-    """Log which partitions are not fetched, and what is done about it. *Thread*: any."""
+def log_stalls(stalls: Sequence[Stall], consumer: str) -> None:
+    """Log which partitions a consumer does not fetch, and what is done about it. *Thread*: any."""
     for was_restarted in (False, True):
         found = [stall for stall in stalls if stall.was_restarted is was_restarted]
         if found:
@@ -77,4 +91,5 @@ def log_stalls(stalls: Sequence[Stall]) -> None:
                 partitions=[str(stall.partition) for stall in found],
                 next_offsets=[stall.next_offset for stall in found],
                 log_ends=[stall.log_end for stall in found],
+                consumer=consumer,
             )

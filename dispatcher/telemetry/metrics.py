@@ -292,6 +292,11 @@ ROWS: Sequence[Row] = (
         lambda s: s.pipeline.following.failures,
     ),
     counter(
+        "followed_partition_restarts",
+        "Like partition_restarts, for partitions that are followed.",
+        lambda s: s.pipeline.following.restarts,
+    ),
+    counter(
         "idle_leaves",
         "Times that the replica left the group because it had no subscriber.",
         lambda s: s.pipeline.membership.standby.leaves,

@@ -141,6 +141,7 @@ def status_of(settings: Settings, snapshot: Snapshot) -> Mapping[str, Any]:
             "bytes": pipeline.following.bytes,
             "lag": sum(pipeline.following.lags.values()),
             "failures": pipeline.following.failures,
+            "restarts": pipeline.following.restarts,
         },
         "group_lag": [
             {"topic": tp.topic, "partition": tp.partition, "committed": lag.committed, "lag": lag.lag_records}

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 from hypothesis import settings
@@ -146,6 +146,10 @@ class Replica:
         wanted = {partition: range(part.first, min(part.end, part.first + 2)) for partition, part in ranges.items()}
         batches = [Batch(partition, records(offsets)) for partition, offsets in wanted.items()]
         return Chunk(batches, {partition: offsets.stop for partition, offsets in wanted.items()}, ())
+
+    def log_ends(self, partitions: object) -> NoReturn:
+        """Nobody asks: the follower has no thread."""
+        raise AssertionError(partitions)
 
     async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """All of the logs."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 import trio
@@ -257,6 +257,10 @@ class World:
         part = ranges[PARTITION]
         wanted = range(part.first, min(part.end, part.first + 2))
         return Chunk([Batch(PARTITION, records(wanted))], {PARTITION: wanted.stop}, ())
+
+    def log_ends(self, partitions: object) -> NoReturn:
+        """Nobody asks: the follower has no thread."""
+        raise AssertionError(partitions)
 
     async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """All of the log."""

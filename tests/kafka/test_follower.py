@@ -7,6 +7,7 @@ from confluent_kafka import Consumer
 
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import HeldRecords
+from dispatcher.kafka.leaders import Leaders
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.sansio.records import TopicPartition
 from tests.kafka.test_held import ONE, TWO, Decoder, group
@@ -33,7 +34,9 @@ class NoDownstream:
 @contextmanager
 def following(decoder: Decoder, partitions: Collection[TopicPartition]) -> Iterator[tuple[Follower, Consumer]]:
     """A follower of these partitions from their first record on, whose consumer reaches no broker."""
-    follower = Follower({}, NoDownstream(), Spacing(0), poll_records=1, batch_bytes=1, decoder=decoder)
+    follower = Follower(
+        {}, NoDownstream(), Spacing(0), Leaders({}).log_ends, poll_records=1, batch_bytes=1, decoder=decoder
+    )
     consumer = Consumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none", "log_level": 0})
     try:
         follower._apply(consumer, FollowCommands(dict.fromkeys(partitions, (EPOCH, 0))))

@@ -8,6 +8,7 @@ import trio
 from dispatcher.kafka import spacing
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
+from dispatcher.kafka.leaders import Leaders
 from dispatcher.kafka.spacing import LONGEST_SECONDS, MANY, WORKERS_SHARE, Spacing
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
@@ -123,7 +124,7 @@ async def test_the_follower_waits_before_each_poll() -> None:
     """Records collect in librdkafka meanwhile."""
     watched, downstream = Watched(), StopsAt()
     properties: dict[str, str | int | float | bool] = {"bootstrap.servers": NOWHERE, "group.id": "none", "log_level": 0}
-    await Follower(properties, downstream, watched, poll_records=1, batch_bytes=1).run()
+    await Follower(properties, downstream, watched, Leaders(properties).log_ends, poll_records=1, batch_bytes=1).run()
     assert watched.waits == downstream.polls == 3
 
 
