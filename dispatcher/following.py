@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 import structlog
 import trio
 
+from dispatcher.followed_logs import FollowedLogs
 from dispatcher.follower_orders import FollowerOrders, FollowingStatistics
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
@@ -23,11 +24,12 @@ from dispatcher.kafka.held import RecordDecoder
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.spacing import Spacing
+from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.known_records import KnownRecords
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ownership import Ownership, Role
-from dispatcher.sansio.ranges import Bounds, Gap
-from dispatcher.sansio.records import NO_RECORDS, Batch, TopicPartition
+from dispatcher.sansio.ranges import Bounds
+from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.topic_counts import TopicCounts
 from dispatcher.settings import Settings
 
@@ -87,6 +89,7 @@ class Following:
         )
         self._is_running = False
         self._counts, self._orders = TopicCounts(), FollowerOrders()
+        self._logs = FollowedLogs(hub, replays, self._ownership, self._orders)
         self.known = KnownRecords()
         """Records from the group's consumer that the history already has from the follower."""
         self._wake = trio.Event()
@@ -126,23 +129,27 @@ class Following:
                 disowned.append(partition)
             else:
                 self._ownership.drop([partition])
+                self._logs.ids.forget([partition])
         self._wake.set()
         return disowned
 
-    def owned(self, partition: TopicPartition, epoch: int, offset: int, *, is_same_log: bool) -> None:
+    def owned(self, start: Start, epoch: int) -> None:
         """An assigned partition begins, or another log in its place.
 
         Records that were sent while it was followed count from its committed offset on.
 
         Args:
-            partition: The partition.
+            start: Where it begins.
             epoch: Of its assignment, in which nothing was received yet.
-            offset: Where it begins.
-            is_same_log: Whether the log is the one that was read before.
         """
+        partition, offset = start.partition, start.offset
         self.known.forget(partition)
         self._orders.forget(partition)
-        if self._ownership.role(partition) is not Role.FOLLOWED or not is_same_log:
+        is_followed = self._ownership.role(partition) is Role.FOLLOWED and not start.recreated
+        if is_followed:
+            self._logs.owned(partition, start.stamp)
+        self._logs.ids.begin(partition, start.stamp.topic_id)
+        if not is_followed:
             self._ownership.own(partition)
             return
         hand_over = self._ownership.hand_over(partition, offset)
@@ -162,6 +169,11 @@ class Following:
                 if first < end:
                     self._offsets.dispatched(partition, epoch, first, min(last, end))
             self.known.note(partition, end)
+
+    def found(self, topic_ids: Mapping[str, str]) -> None:
+        """Take the topics' ids as brokers report them: a recreated topic is followed from its first record on."""
+        if self._logs.found(topic_ids):
+            self._wake.set()
 
     def statistics(self) -> FollowingStatistics:
         """A snapshot."""
@@ -278,6 +290,7 @@ class Following:
         for partition in dropped:
             self._orders.forget(partition)
         self._ownership.drop(dropped)
+        self._logs.ids.forget(dropped)
         self._hub.followed.drop(dropped)
         self._counts.forget(topics)
 
@@ -297,7 +310,7 @@ class Following:
                 del needed_at[topic]
             if not needed_at:
                 return
-            answered = await self._follow_missing() and await self._find_lost()
+            answered = await self._follow_missing() and await self._logs.find_lost()
             seconds = max(linger_seconds, RETRY_SECONDS) if answered else RETRY_SECONDS
             with trio.move_on_after(seconds):
                 await self._wake.wait()
@@ -307,6 +320,8 @@ class Following:
         missing = self._missing()
         if not missing:
             return True
+        for partition in missing:
+            self._logs.ids.begin(partition)
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
         for partition in sorted(bounds.keys() & self._missing()):
@@ -314,31 +329,6 @@ class Following:
             self._orders.follow(partition, self._ownership.follow(partition), offset)
             self._hub.followed.follow(partition, offset)
         return not self._missing()
-
-    async def _find_lost(self) -> bool:
-        """Ask the leaders about partitions whose next offset a broker does not have."""
-        lost = dict(self._orders.lost)
-        if not lost:
-            return True
-        bounds = await self._replays.bounds(lost.keys())
-        for partition in bounds.keys() & self._orders.lost.keys():
-            epoch, next_offset = self._orders.lost.pop(partition)
-            if self._ownership.epoch(partition) != epoch:
-                continue
-            first, end = bounds[partition]
-            if next_offset > end:
-                log.warning("topic recreated", partition=str(partition), offset=first, replaces=next_offset)
-                self._ownership.drop([partition])
-                self._orders.follow(partition, self._ownership.follow(partition), first)
-                self._hub.followed.recreated(partition, first)
-                continue
-            if next_offset < first:
-                log.warning("records expired", partition=str(partition), first=next_offset, last=first - 1)
-                gap = Gap(partition, next_offset, first - 1, "expired")
-                self._hub.publish(Batch(partition, NO_RECORDS, covers_from=next_offset, gap=gap))
-            # Otherwise that broker lags, and will have the offset in a moment.
-            self._orders.follow(partition, epoch, self._hub.history.end(partition))
-        return not self._orders.lost
 
 
 def _begin(bounds: Bounds, committed: Mapping[TopicPartition, int], partition: TopicPartition, *, is_new: bool) -> int:

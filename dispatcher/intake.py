@@ -105,7 +105,7 @@ class Intake:
         self._flow.assigned([partition])
         if start.recreated:
             self._start_over(partition, start.offset, start.replaces)
-        self._following.owned(partition, epoch, start.offset, is_same_log=not start.recreated)
+        self._following.owned(start, epoch)
         self._hub.reached(partition, start.offset)
 
     def _start_over(self, partition: TopicPartition, first_offset: int, replaces: int | None) -> None:

@@ -101,6 +101,7 @@ class Pipeline:
             joined=lambda: self._joined,
             undecodable=self._decoded.undecodable,
             answered=self._brokers_answered,
+            found=self._following.found,
         )
         self._held, self._stop = frozenset[TopicPartition](), False
         self._rebalances = self._crossings = 0
@@ -155,9 +156,7 @@ class Pipeline:
         """Take the result of a poll, and return what the thread must do."""
         self._crossings += 1
         self._last_exchange_at, now = time.monotonic(), trio.current_time()
-        rebuild = None
-        if result.statistics is not None:
-            rebuild = self._take_statistics(result.statistics)
+        rebuild = None if result.statistics is None else self._take_statistics(result.statistics)
         for name, reason in result.errors:
             self._log(self._health.failed(name, reason, time.monotonic()))
             if name == "GROUP_AUTHORIZATION_FAILED":

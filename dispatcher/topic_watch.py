@@ -44,6 +44,7 @@ class TopicWatch:
         joined: Whether the replica is a member of the group.
         undecodable: Topics whose new schemas cannot be fetched, and why.
         answered: Called with whether a broker has answered, after each probe.
+        found: Called with the id of each topic that has one, after each probe.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class TopicWatch:
         joined: Callable[[], bool],
         undecodable: Callable[[], Mapping[str, str]],
         answered: Callable[[bool], None],
+        found: Callable[[Mapping[str, str]], None],
     ) -> None:
         self._prober = prober
         self._health = health
@@ -65,7 +67,7 @@ class TopicWatch:
         self._group = group
         self._joined = joined
         self._undecodable = undecodable
-        self._answered = answered
+        self._answered, self._found = answered, found
         self._probes = 0
 
     async def run(self) -> None:
@@ -82,7 +84,8 @@ class TopicWatch:
                 now=time.time(),
                 undecodable=self._undecodable(),
             )
-            self._answered(any(found.finding is not Finding.SILENT for found in probe.topics.values()))
+            self._answered(any(one.finding is not Finding.SILENT for one in probe.topics.values()))
+            self._found({topic: one.topic_id for topic, one in probe.topics.items() if one.topic_id is not None})
             for line in lines:
                 line.write(log)
             self._hub.set_degraded(self._health.broken)

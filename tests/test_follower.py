@@ -3,10 +3,12 @@
 import signal
 import uuid
 from collections.abc import Callable
+from functools import partial
 
 import trio
 from confluent_kafka import TopicPartition
 
+from testbed.broker import topics
 from testbed.broker.cluster import KafkaCluster
 from testbed.clients import open_sse, sse_records
 from testbed.patience import seconds
@@ -47,6 +49,32 @@ async def test_records_that_expire_before_they_are_followed_are_reported_as_a_ga
     assert {end for _, _, end in gaps} == {90}
     assert {gap["reason"] for gap in reader.gaps} == {"expired"}
     assert (reader.repeats, reader.connections) == (0, 1)
+
+
+async def test_a_followed_topic_that_was_recreated_and_refilled_is_read_from_its_start(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Owned or followed, every record of the new log comes, although the log has outgrown the old one."""
+    topic = kafka.create_topic(PARTITIONS)
+    first = replicas(kafka.bootstrap_servers, topic, client_id="first")
+    second = await trio.to_thread.run_sync(lambda: replicas(kafka.bootstrap_servers, topic, client_id="second"))
+    for replica in (first, second):
+        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    write = partial(topics.fill, kafka.bootstrap_servers, topic, range(PARTITIONS))
+    owed = {(partition, offset) for partition in range(PARTITIONS) for offset in range(30)}
+    received: set[tuple[int, int]] = set()
+    async with open_sse(first, "?scope=topic") as stream:
+        await trio.to_thread.run_sync(write, 20, '"old"')
+        with trio.fail_after(seconds(60)):
+            await sse_records(stream, 20 * PARTITIONS)
+        await trio.to_thread.run_sync(kafka.recreate_topic, topic, PARTITIONS)
+        await trio.to_thread.run_sync(write, 30, '"new"')
+        with trio.fail_after(seconds(60)):
+            while received != owed:
+                event = await stream.next_event()
+                assert event is not None
+                if event.type == "message" and event.data == '"new"':
+                    received.add(event.own)
 
 
 async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import confluent_kafka
 from confluent_kafka import IsolationLevel, KafkaException, TopicCollection, Uuid
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # it is public, and documented
+from confluent_kafka.admin import AdminClient, OffsetSpec, TopicDescription  # type: ignore[attr-defined] # public
 
 from dispatcher.kafka.group_offsets import Answers, GroupOffsets
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG, admin_properties
@@ -123,10 +123,14 @@ def described_topics(futures: Mapping[str, "Future[Any]"], cluster: str | None =
         if future.done():
             with suppress(KafkaException):
                 description = future.result()
-                topic_id = str(description.topic_id)
-                known = None if topic_id == _NO_TOPIC_ID else topic_id
-                found[topic] = Stamp(known, len(description.partitions), cluster)
+                found[topic] = Stamp(topic_id_of(description), len(description.partitions), cluster)
     return found
+
+
+def topic_id_of(description: TopicDescription) -> str | None:
+    """Kafka's id of a topic; None if the broker has none to report."""
+    topic_id = str(description.topic_id)
+    return None if topic_id == _NO_TOPIC_ID else topic_id
 
 
 class CommittedOffsets(NamedTuple):

@@ -19,6 +19,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclOperation
 
 from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.start_lookups import topic_id_of
 from dispatcher.sansio.topic_health import Finding, TopicProbe
 
 log = structlog.get_logger(__name__)
@@ -121,6 +122,7 @@ class TopicProber:
                 for one in found.partitions
                 if one.leader is None or one.leader.id < 0
             },
+            topic_id_of(found),
         )
 
     def _names(self, admin: AdminClient, topics: dict[str, TopicProbe]) -> frozenset[str]:

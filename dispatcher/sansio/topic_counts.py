@@ -6,7 +6,7 @@ Rules of this module:
 * A topic that does not exist, or may not be described, has none: otherwise readers of several topics would wait for it.
 * A partition is new if its topic was read before the partition existed; it is read from its start.
 * A topic that is followed does not count as created because it was briefly missing: a lagging broker may not know it.
-  If it really was recreated, the follower finds its logs shorter than they were.
+  If it really was recreated, brokers report another id (`sansio.log_ids`).
 """
 
 from collections.abc import Collection, Mapping

@@ -50,6 +50,8 @@ class TopicProbe(NamedTuple):
     """Whether its records may be read; None if the broker does not say."""
     leaderless: Mapping[int, Sequence[int]] = {}
     """Partitions without a leader, each with the brokers that have it."""
+    topic_id: str | None = None
+    """Kafka's id of the topic; None if the broker does not say."""
     error: str = ""
     """The broker's words, or librdkafka's."""
 

@@ -9,6 +9,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from dispatcher.following import Following
 from dispatcher.hub.followed import FollowedPartitions
+from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.ownership import HandOver, Ownership
 from dispatcher.sansio.records import Batch, TopicPartition
@@ -19,12 +20,11 @@ EXAMPLES = settings(
 )
 
 
-def nothing_is_handed_over(self: Following, partition: TopicPartition, epoch: int, offset: int, **_: bool) -> None:
+def nothing_is_handed_over(self: Following, start: Start, epoch: int) -> None:
     """The partition is owned by the book, and stays followed in the history."""
-    self._orders.forget(partition)
-    self._ownership.own(partition)
+    self._orders.forget(start.partition)
+    self._ownership.own(start.partition)
     assert epoch
-    assert offset >= 0
 
 
 hand_over = Ownership.hand_over
