@@ -82,7 +82,7 @@ class History(HistoryPartitions):
             partitions: All partitions that are here.
             followed: Which of them are followed; each such change also needs `follow`, `disown` or `own`.
         """
-        self._head.lay_out(partitions, followed, self.counts)
+        self._head.lay_out(partitions, followed, self.counts_now())
         self._moment = None
 
     def follow(self, partition: TopicPartition, offset: int) -> None:

@@ -55,6 +55,16 @@ class HistoryPartitions:
         """Whether every partition of these topics is here."""
         return all(topic in self._expected and self._known[topic] >= self._expected[topic] for topic in topics)
 
+    def counts_now(self) -> Mapping[str, int]:
+        """How many partitions topics have at least: `counts`, but without partitions that were here too early.
+
+        A partition may be here before it is known that its topic has one more. If it has left by then, it counts as
+        added for readers that come in between.
+        """
+        counts, expected = self.counts, self._expected
+        left = {topic for topic, count in counts.items() if max(self._known[topic], expected.get(topic, count)) < count}
+        return {**counts, **{topic: expected[topic] for topic in left}} if left else counts
+
     def knows(self, partition: TopicPartition, *, whole: bool = True) -> bool:
         """Whether the offset is known from which on a partition is in memory.
 

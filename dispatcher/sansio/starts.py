@@ -136,7 +136,7 @@ class Starts:
             self.is_complete = True
             # Partitions that are added from now on begin at their start, so a live reader keeps nothing per partition.
             self.resolved.clear()
-            self._begun_with = self._history.counts
+            self._begun_with = self._history.counts_now()
         return self.is_complete
 
     def is_new(self, partition: TopicPartition) -> bool:

@@ -106,6 +106,22 @@ def test_a_partition_that_is_new_to_a_reader_begins_at_its_first_record() -> Non
     assert (starts.added(B, offsets, None), starts.is_new(B), starts.is_new(third)) == (0, False, True)
 
 
+def test_a_partition_that_was_here_before_metadata_named_it_is_new_to_a_reader_that_comes_after_it_has_left() -> None:
+    """The replica owned it for a moment, and follows it once it knows that there is one more."""
+    history = History(10**6)
+    history.expect({"assets": 1})
+    history.lay_out([A, B], [A])
+    history.follow(A, 3)
+    history.reached(B, 0)
+    starts = Starts(history, TOPICS, None, whole=True)
+    assert starts.have_all()
+    assert not starts.is_new(B)
+    history.remove([B])
+    starts = Starts(history, TOPICS, None, whole=True)
+    assert starts.have_all()
+    assert starts.is_new(B)
+
+
 def test_where_a_reader_begins_is_unknown_at_first_if_it_named_a_time_or_partitions_are_followed() -> None:
     """This is what is known of each partition alone."""
     for starts in (Starts(followed(), TOPICS, NOW), Starts(followed(), TOPICS, NOW, whole=True)):
