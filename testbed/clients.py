@@ -13,12 +13,15 @@ import h11
 import orjson
 import pytest
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
+from trio_websocket import ConnectionClosed, ConnectionTimeout, WebSocketConnection, wrap_client_stream
 
 from dispatcher.sansio.encoding.messages import SUBPROTOCOL
+from testbed.patience import seconds
 
 RECEIVE_BYTES = 256 * 1024
 
+HANDSHAKE_SECONDS = 10.0
+"""A deadline in `patience.seconds`."""
 
 ClientStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 """What a client reads from and writes to."""
@@ -204,18 +207,26 @@ async def sse_records(stream: SseStream, number: int) -> list[Event]:
 
 @asynccontextmanager
 async def open_ws(replica: Addressed, query: str = "") -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket with trio-websocket, on a socket of ours, which is closed whatever happens on it."""
+    """Open a WebSocket with trio-websocket, on a socket of ours, which is closed whatever happens on it.
+
+    Raises:
+        HandshakeError: the server has refused, or not answered in time.
+    """
     stream = await trio.open_tcp_stream(*replica.address)
     try:
         async with trio.open_nursery() as nursery:
-            websocket = await wrap_client_stream(
-                nursery,
-                stream,
-                f"{replica.address[0]}:{replica.address[1]}",
-                f"/ws{query}",
-                subprotocols=[SUBPROTOCOL],
-                max_message_size=64 * 1024 * 1024,
-            )
+            # trio-websocket waits for ever if the connection ends before the handshake.
+            with trio.move_on_after(seconds(HANDSHAKE_SECONDS)) as patience:
+                websocket = await wrap_client_stream(
+                    nursery,
+                    stream,
+                    f"{replica.address[0]}:{replica.address[1]}",
+                    f"/ws{query}",
+                    subprotocols=[SUBPROTOCOL],
+                    max_message_size=64 * 1024 * 1024,
+                )
+            if patience.cancelled_caught:
+                raise ConnectionTimeout
             yield websocket
             # Not aclose: trio-websocket fails when a ping comes while it closes.
             nursery.cancel_scope.cancel()
