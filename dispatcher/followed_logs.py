@@ -3,14 +3,14 @@
 *Thread*: Trio's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from dispatcher.follower_orders import FollowerOrders
 from dispatcher.hub.hub import Hub
 from dispatcher.kafka.replay import Replays
-from dispatcher.sansio.beginnings import Stamp
+from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.log_ids import LogIds
 from dispatcher.sansio.ownership import Ownership
 from dispatcher.sansio.ranges import Gap
@@ -27,44 +27,64 @@ class FollowedLogs:
         replays: Looks offsets up.
         ownership: Knows what is followed.
         orders: Takes what the follower has to do.
+        wake: Called when `find_lost` has something to do.
     """
 
-    def __init__(self, hub: Hub, replays: Replays, ownership: Ownership, orders: FollowerOrders) -> None:
+    def __init__(
+        self, hub: Hub, replays: Replays, ownership: Ownership, orders: FollowerOrders, wake: Callable[[], None]
+    ) -> None:
         self._hub, self._replays, self._ownership, self._orders = hub, replays, ownership, orders
+        self._wake = wake
         self.ids = LogIds()
         """The logs of owned and followed partitions."""
 
-    def found(self, topic_ids: Mapping[str, str]) -> bool:
-        """Take the topics' ids as brokers report them; returns whether a log that is followed was replaced."""
+    def found(self, topic_ids: Mapping[str, str]) -> None:
+        """Take the topics' ids as brokers report them: a recreated topic is followed from its first record on."""
         self.ids.found(topic_ids)
         replaced = [partition for partition in self._ownership.followed if self.ids.is_replaced(partition)]
         for partition in replaced:
             epoch = self._ownership.epoch(partition)
             assert epoch is not None  # noqa: S101 - it is followed
             self._orders.lost[partition] = (epoch, self._hub.history.end(partition))
-        return bool(replaced)
+        if replaced:
+            self._wake()
 
-    def owned(self, partition: TopicPartition, stamp: Stamp) -> None:
+    def are_followed(self, start: Start) -> bool:
+        """Whether a partition that begins is followed, in the log in which it begins."""
+        is_followed = start.partition in self._ownership.followed
+        return is_followed and self.ids.is_same(start.partition, start.stamp.topic_id) is True
+
+    def owned(self, start: Start) -> None:
         """A followed partition becomes owned: if the group reads another log, what was sent of this one is forgotten.
 
-        The group may have noticed the recreation before, on another replica, and have committed an offset since.
+        The group may have noticed the recreation before, on another replica, and have committed an offset since: then
+        readers of the whole topic are owed what precedes that offset. If it is not known which log the group reads,
+        they repeat what follows it, because none of that may count.
         """
-        if self.ids.is_other(partition, stamp.topic_id):
-            self._start_over(partition, 0)
+        partition, topic_id = start.partition, start.stamp.topic_id
+        is_same = self.ids.is_same(partition, topic_id)
+        if is_same is False or self.ids.is_replaced(partition):
+            self._start_over(partition, 0, topic_id)
+        elif is_same is None and self.ids.is_known(partition):
+            self._start_over(partition, start.offset, topic_id)
 
     async def find_lost(self) -> bool:
         """Ask the leaders about partitions whose next offset is not in their log; returns whether all have answered."""
         lost = dict(self._orders.lost)
         if not lost:
             return True
+        reported = {partition: self.ids.reported(partition.topic) for partition in lost}
         bounds = await self._replays.bounds(lost.keys())
         for partition in bounds.keys() & self._orders.lost.keys():
             epoch, next_offset = self._orders.lost.pop(partition)
             if self._ownership.epoch(partition) != epoch:
                 continue
             first, end = bounds[partition]
-            if next_offset > end or self.ids.is_replaced(partition):
-                self._orders.follow(partition, self._start_over(partition, first), first)
+            is_replaced = self.ids.is_replaced(partition)
+            if is_replaced or next_offset > end:
+                # A log that ends too early was replaced after the last report.
+                topic_id = reported.get(partition) if is_replaced else None
+                self._orders.follow(partition, self._start_over(partition, first, topic_id), first)
                 continue
             if next_offset < first:
                 log.warning("records expired", partition=str(partition), first=next_offset, last=first - 1)
@@ -74,11 +94,11 @@ class FollowedLogs:
             self._orders.follow(partition, epoch, self._hub.history.end(partition))
         return not self._orders.lost
 
-    def _start_over(self, partition: TopicPartition, first: int) -> int:
-        """Follow the new log of a partition from an offset on; returns the epoch."""
+    def _start_over(self, partition: TopicPartition, first: int, topic_id: str | None) -> int:
+        """Follow the new log of a partition, that of an id, from an offset on; returns the epoch."""
         replaces = self._hub.history.end(partition)
         log.warning("topic recreated", partition=str(partition), offset=first, replaces=replaces)
         self._ownership.drop([partition])
-        self.ids.begin(partition)
+        self.ids.begin(partition, topic_id)
         self._hub.followed.recreated(partition, first)
         return self._ownership.follow(partition)

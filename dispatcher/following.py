@@ -89,7 +89,8 @@ class Following:
         )
         self._is_running = False
         self._counts, self._orders = TopicCounts(), FollowerOrders()
-        self._logs = FollowedLogs(hub, replays, self._ownership, self._orders)
+        self.logs = FollowedLogs(hub, replays, self._ownership, self._orders, self._wake_up)
+        """Which log is read of each partition."""
         self.known = KnownRecords()
         """Records from the group's consumer that the history already has from the follower."""
         self._wake = trio.Event()
@@ -129,7 +130,7 @@ class Following:
                 disowned.append(partition)
             else:
                 self._ownership.drop([partition])
-                self._logs.ids.forget([partition])
+                self.logs.ids.forget([partition])
         self._wake.set()
         return disowned
 
@@ -145,10 +146,10 @@ class Following:
         partition, offset = start.partition, start.offset
         self.known.forget(partition)
         self._orders.forget(partition)
-        is_followed = self._ownership.role(partition) is Role.FOLLOWED and not start.recreated
+        is_followed = self.is_followed(partition) and not start.recreated
         if is_followed:
-            self._logs.owned(partition, start.stamp)
-        self._logs.ids.begin(partition, start.stamp.topic_id)
+            self.logs.owned(start)
+        self.logs.ids.begin(partition, start.stamp.topic_id)
         if not is_followed:
             self._ownership.own(partition)
             return
@@ -170,23 +171,12 @@ class Following:
                     self._offsets.dispatched(partition, epoch, first, min(last, end))
             self.known.note(partition, end)
 
-    def found(self, topic_ids: Mapping[str, str]) -> None:
-        """Take the topics' ids as brokers report them: a recreated topic is followed from its first record on."""
-        if self._logs.found(topic_ids):
-            self._wake.set()
-
     def statistics(self) -> FollowingStatistics:
         """A snapshot."""
         followed, follower = self._ownership.followed, self._follower
-        return FollowingStatistics(
-            self._is_running,
-            len(followed),
-            self._records,
-            self._bytes,
-            follower.failures,
-            follower.stall_limit.statistics().restarts,
-            {tp: lag for tp, lag in self._orders.lags.items() if tp in followed},
-        )
+        counts = self._records, self._bytes, follower.failures, follower.stall_limit.statistics().restarts
+        lags = {tp: lag for tp, lag in self._orders.lags.items() if tp in followed}
+        return FollowingStatistics(self._is_running, len(followed), *counts, lags)
 
     # The follower's crossing (kafka.follower.FollowDownstream).
 
@@ -257,6 +247,9 @@ class Following:
                 if len(counts) == len(self._settings.topics):
                     await grown.wait()
 
+    def _wake_up(self) -> None:
+        self._wake.set()
+
     async def _until_needed(self) -> None:
         while not self._missing():
             self._wake = self._hub.whole_topics_changed = trio.Event()
@@ -290,7 +283,7 @@ class Following:
         for partition in dropped:
             self._orders.forget(partition)
         self._ownership.drop(dropped)
-        self._logs.ids.forget(dropped)
+        self.logs.ids.forget(dropped)
         self._hub.followed.drop(dropped)
         self._counts.forget(topics)
 
@@ -310,7 +303,8 @@ class Following:
                 del needed_at[topic]
             if not needed_at:
                 return
-            answered = await self._follow_missing() and await self._logs.find_lost()
+            answered = await self._follow_missing()
+            answered &= await self.logs.find_lost()
             seconds = max(linger_seconds, RETRY_SECONDS) if answered else RETRY_SECONDS
             with trio.move_on_after(seconds):
                 await self._wake.wait()
@@ -321,7 +315,7 @@ class Following:
         if not missing:
             return True
         for partition in missing:
-            self._logs.ids.begin(partition)
+            self.logs.ids.begin(partition, self.logs.ids.reported(partition.topic))
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
         for partition in sorted(bounds.keys() & self._missing()):

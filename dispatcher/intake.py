@@ -65,6 +65,7 @@ class Intake:
             self._take_start(start)
         for partition, stamp in result.stamps.items():
             self._offsets.described(partition, stamp.format())
+            self._following.logs.ids.begin(partition, stamp.topic_id)
         for gap in result.gaps:
             self._take_gap(gap)
         for group in result.groups:
@@ -103,6 +104,9 @@ class Intake:
         )
         self.forget([partition])
         self._flow.assigned([partition])
+        if start.recreated and self._following.logs.are_followed(start):
+            # Its readers have had the gap since following it began.
+            start = start._replace(recreated=False)
         if start.recreated:
             self._start_over(partition, start.offset, start.replaces)
         self._following.owned(start, epoch)

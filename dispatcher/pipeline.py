@@ -101,7 +101,7 @@ class Pipeline:
             joined=lambda: self._joined,
             undecodable=self._decoded.undecodable,
             answered=self._brokers_answered,
-            found=self._following.found,
+            found=self._following.logs.found,
         )
         self._held, self._stop = frozenset[TopicPartition](), False
         self._rebalances = self._crossings = 0

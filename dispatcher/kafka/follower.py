@@ -152,6 +152,8 @@ class Follower:
         """The next offset of each partition that was given to librdkafka."""
         self._out_of_range: dict[TopicPartition, int] = {}
         """Partitions whose next offset a broker does not have, if earlier records are waiting for their schema."""
+        self._lost: set[TopicPartition] = set()
+        """Partitions of which that was reported: they are not fetched until an order says where to continue."""
         self.stall_limit = StallLimit()
         """What was done about partitions that librdkafka did not fetch."""
         self.failures = 0
@@ -184,11 +186,11 @@ class Follower:
 
     @property
     def paused(self) -> Collection[TopicPartition]:
-        """Partitions whose records wait for their schema."""
-        return self._held.partitions if self._held is not None else ()
+        """Partitions that are not fetched for now: records wait for their schema, or it is asked where to continue."""
+        return self._lost.union(self._held.partitions) if self._held is not None else self._lost
 
     def _own_consumer(self) -> None:
-        self._epochs, self._next_offsets, self._out_of_range = {}, {}, {}
+        self._epochs, self._next_offsets, self._out_of_range, self._lost = {}, {}, {}, set()
         self._held = HeldRecords(self._decoder) if self._decoder is not None else None
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
@@ -205,8 +207,9 @@ class Follower:
                 is_idle = not result.messages
                 if self._held is not None:
                     self._decode(consumer, self._held, result)
+                self._lost.update(tp for tp, _, _ in result.out_of_range)
                 if (now := time.monotonic()) >= lags_at:
-                    lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer, stalls.log_ends)
+                    lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer, stalls)
                 commands = (
                     trio.from_thread.run(self._downstream.followed_when_settled, result)
                     if commands.settle
@@ -226,6 +229,7 @@ class Follower:
             for tp in gone:
                 del self._next_offsets[tp], self._epochs[tp]
                 self._out_of_range.pop(tp, None)
+        self._lost.difference_update(commands.assign, commands.unassign)
         if commands.assign:
             for tp, (epoch, offset) in commands.assign.items():
                 self._epochs[tp], self._next_offsets[tp] = epoch, offset
@@ -292,12 +296,12 @@ class Follower:
         if partitions := [stall.partition for stall in stalls if not stall.was_restarted]:
             self._begin_again(consumer, partitions)
 
-    def _lags(self, consumer: Consumer, log_ends: Mapping[TopicPartition, int]) -> Mapping[TopicPartition, int]:
+    def _lags(self, consumer: Consumer, stalls: StallDetector) -> Mapping[TopicPartition, int]:
         """The lags as of the last fetch of each partition, or by its leader's last answer: no broker is asked."""
         lags = {}
         for tp, next_offset in self._next_offsets.items():
             _, end = consumer.get_watermark_offsets(confluent_kafka.TopicPartition(*tp), cached=True)
-            end = max(end, log_ends.get(tp, end))
+            end = max(end, stalls.log_end(tp, next_offset))
             if end >= 0:  # a negative end is unknown
                 lags[tp] = max(0, end - next_offset)
         return lags

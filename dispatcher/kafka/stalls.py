@@ -48,8 +48,8 @@ class StallDetector:
         self._watch = StallWatch()
         self._asked: Mapping[TopicPartition, Future[Any]] = {}
         self._give_up_at = 0.0
-        self.log_ends: Mapping[TopicPartition, int] = {}
-        """The last answers; partitions that flow are not asked about."""
+        self._standing: Mapping[TopicPartition, tuple[int, int]] = {}
+        """Next offset and log end of the partitions that the last answers were about."""
 
     def check(self, fetched: Fetched, now: float, *, idle: bool) -> list[Stall]:
         """The partitions that are stalled now, each reported once. Free between checks while none is suspected.
@@ -63,12 +63,17 @@ class StallDetector:
             return []
         if self._asked:
             if now >= self._give_up_at or all(future.done() for future in self._asked.values()):
-                self.log_ends = _known(self._asked)
-                self._watch.answered(self.log_ends, now)
-                self._asked = {}
+                log_ends, self._asked = _known(self._asked), {}
+                next_offsets = self._watch.answered(log_ends, now)
+                self._standing = {tp: (next_offset, log_ends[tp]) for tp, next_offset in next_offsets.items()}
         elif still := self._watch.look(fetched.next_offsets, fetched.paused, now):
             self._asked, self._give_up_at = self._ask_log_ends(still), now + ANSWER_SECONDS
         return self._watch.stalled(fetched.next_offsets, fetched.paused, now, idle=idle)
+
+    def log_end(self, partition: TopicPartition, next_offset: int) -> int:
+        """Where the log of a partition ends, by its leader's last answer; -1 if it was not asked, or it flows again."""
+        at, end = self._standing.get(partition, (-1, -1))
+        return end if at == next_offset else -1
 
 
 def _known(asked: Mapping[TopicPartition, "Future[Any]"]) -> dict[TopicPartition, int]:

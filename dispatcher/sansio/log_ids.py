@@ -5,61 +5,74 @@ Offsets mean nothing in another log. The group's consumer notices a recreated to
 
 Rules of this module:
 
-* An id that has been replaced never comes back: a broker that still reports it lags.
-* Nothing is concluded from an unknown id. It becomes known when a broker first reports one.
+* A log is replaced once brokers have reported another id twice in a row: a single broker may lag, in either direction.
+* Nothing is concluded from an unknown id. It becomes known when a broker next reports one.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from dispatcher.sansio.records import TopicPartition
 
+REPORTS = 2
+"""How many reports in a row say that a log was replaced."""
+
+
+@dataclass(slots=True)
+class _Log:
+    topic_id: str | None
+    other_reports: int = 0
+    """How many reports in a row have had another id."""
+
 
 class LogIds:
-    """The present id of each topic, and the id under which reading of each partition has begun."""
+    """The id of each topic as it was last reported, and the id under which reading of each partition has begun."""
 
     def __init__(self) -> None:
-        self._topics: dict[str, str] = {}
-        self._replaced: set[str] = set()
-        self._logs: dict[TopicPartition, str | None] = {}
+        self._reported: dict[str, str] = {}
+        self._logs: dict[TopicPartition, _Log] = {}
 
     def found(self, topics: Mapping[str, str]) -> None:
-        """Note what brokers report.
+        """Take a report.
 
         Args:
             topics: The id of each topic; topics without one are left out.
         """
-        for topic, topic_id in topics.items():
-            before = self._topics.get(topic)
-            if topic_id in self._replaced or topic_id == before:
+        self._reported.update(topics)
+        for partition, log in self._logs.items():
+            topic_id = topics.get(partition.topic)
+            if topic_id is None:
                 continue
-            if before is not None:
-                self._replaced.add(before)
-            self._topics[topic] = topic_id
-        for partition, log_id in self._logs.items():
-            if log_id is None:
-                self._logs[partition] = self._topics.get(partition.topic)
+            if log.topic_id is None:
+                log.topic_id = topic_id
+            log.other_reports = 0 if topic_id == log.topic_id else log.other_reports + 1
 
-    def begin(self, partition: TopicPartition, topic_id: str | None = None) -> None:
+    def reported(self, topic: str) -> str | None:
+        """The id of a topic as it was last reported; None if it is unknown."""
+        return self._reported.get(topic)
+
+    def begin(self, partition: TopicPartition, topic_id: str | None) -> None:
         """Note that reading a partition begins, perhaps with another log.
-
-        Call this before looking up where: if the topic is recreated in between, that is noticed then.
 
         Args:
             partition: The partition.
-            topic_id: The topic's id; None: as it was last found.
+            topic_id: The topic's id before it was looked up where the log begins: if it is recreated in between, that
+                is noticed then. None if it is unknown.
         """
-        if topic_id is not None:
-            self.found({partition.topic: topic_id})
-        self._logs[partition] = topic_id or self._topics.get(partition.topic)
+        self._logs[partition] = _Log(topic_id)
 
     def is_replaced(self, partition: TopicPartition) -> bool:
-        """Whether a topic is known to have another id than the log that is read of this partition."""
-        return self.is_other(partition, self._topics.get(partition.topic))
+        """Whether another log has taken the place of the one that is read of this partition."""
+        return partition in self._logs and self._logs[partition].other_reports >= REPORTS
 
-    def is_other(self, partition: TopicPartition, topic_id: str | None) -> bool:
-        """Whether the log that is read of a partition is known to be another one than that of an id."""
-        log_id = self._logs.get(partition)
-        return log_id is not None and topic_id is not None and log_id != topic_id
+    def is_same(self, partition: TopicPartition, topic_id: str | None) -> bool | None:
+        """Whether the log that is read of a partition is that of an id; None if either is unknown."""
+        log_id = self._logs[partition].topic_id if partition in self._logs else None
+        return None if log_id is None or topic_id is None else log_id == topic_id
+
+    def is_known(self, partition: TopicPartition) -> bool:
+        """Whether the id of the log that is read of a partition is known."""
+        return partition in self._logs and self._logs[partition].topic_id is not None
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions that are not in memory any more."""

@@ -79,14 +79,19 @@ class StallWatch:
         self._seen = dict(next_offsets)
         return still
 
-    def answered(self, log_ends: Mapping[TopicPartition, int], now: float) -> None:
-        """Take the leaders' answers to the last check; leaders that did not answer are left out."""
-        for partition, log_end in log_ends.items():
-            next_offset = self._seen.get(partition)
-            if next_offset is not None and log_end > next_offset:
+    def answered(self, log_ends: Mapping[TopicPartition, int], now: float) -> dict[TopicPartition, int]:
+        """Take the leaders' answers to the last check; leaders that did not answer are left out.
+
+        Returns:
+            The offsets at which these partitions stand.
+        """
+        standing = {tp: self._seen[tp] for tp in log_ends if tp in self._seen}
+        for partition, next_offset in standing.items():
+            if (log_end := log_ends[partition]) > next_offset:
                 suspect = self._suspects.get(partition)
                 if suspect is None or suspect.next_offset != next_offset:
                     self._suspects[partition] = _Suspect(next_offset, log_end, now + STALLED_SECONDS)
+        return standing
 
     def stalled(
         self,

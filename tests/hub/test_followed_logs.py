@@ -11,6 +11,7 @@ import trio
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.follower import Followed
 from dispatcher.sansio.beginnings import Stamp, Start
+from dispatcher.sansio.log_ids import REPORTS
 from tests.hub.test_hub import settle
 from tests.hub.test_whole_topic_model import KINDS, PARTITION, Reader, World
 
@@ -23,7 +24,7 @@ async def world(nursery: trio.Nursery) -> AsyncIterator[World]:
     """A reader of the whole topic has read the old log, and five records of the new one."""
     world = World()
     nursery.start_soon(world.hub.run)
-    world.following.found({"assets": "old"})
+    world.following.logs.found({"assets": "old"})
     await nursery.start(world.connect, KINDS[1], 0)
     for end in (OLD, NEW):
         world.end = end
@@ -42,43 +43,93 @@ async def flow(world: World) -> Reader:
     return reader
 
 
-async def test_nothing_that_was_sent_of_the_old_log_counts_in_the_new_one(world: World) -> None:
-    """The group begins with the new log, and commits only what was sent of that."""
+async def report(world: World, topic_id: str) -> None:
+    """A broker reports the id of the topic, and the follower obeys."""
+    world.following.logs.found({"assets": topic_id})
+    assert await world.following.logs.find_lost()
+    world._obey(world.following.followed(Followed()))
+
+
+def assign(world: World, offset: int, topic_id: str | None, *, recreated: bool = False) -> None:
+    """The group assigns the partition, and has committed this offset in a log of this id."""
     world.offsets.assigned(PARTITION)
     world.hub.assigned([PARTITION])
-    world.intake.take(PollResult(starts=[Start(PARTITION, 0, committed=True, stamp=Stamp("new"))]))
-    world.group_at = 0
+    start = Start(PARTITION, offset, committed=not recreated, stamp=Stamp(topic_id), recreated=recreated)
+    world.intake.take(PollResult(starts=[start]))
+    world.group_at = offset
+
+
+def committable(world: World) -> list[int]:
+    """What would be committed now, but for beginnings."""
+    return [commit.offset for commit in world.offsets.committable(0) if commit.offset]
+
+
+def gaps(reader: Reader) -> list[str]:
+    """The gaps that a reader was sent."""
+    return [data for _, kind, data in reader.blocks if kind == "gap"]
+
+
+@pytest.mark.parametrize("reports", range(REPORTS + 1))
+@pytest.mark.parametrize("topic_id", ["new", None])
+async def test_nothing_that_was_sent_of_the_old_log_counts_in_the_new_one(
+    world: World, topic_id: str | None, reports: int
+) -> None:
+    """The group begins with the new log, perhaps without knowing its id, and commits only what was sent of that."""
+    for _ in range(reports):
+        world.following.logs.found({"assets": "new"})
+    assign(world, 0, topic_id)
     await flow(world)
-    assert [commit.offset for commit in world.offsets.committable(0) if commit.offset] == []
+    assert committable(world) == []
+    world.intake.take(PollResult(stamps={PARTITION: Stamp("new")}))
     world.poll(NEW)
     reader = await flow(world)
-    assert reader.offsets[-NEW:] == list(range(NEW))
-    assert [commit.offset for commit in world.offsets.committable(0)] == [NEW]
-    assert [data for _, kind, data in reader.blocks if kind == "gap"] == [
-        '{"topic":"assets","partition":0,"from":13,"to":-1,"reason":"recreated"}'
-    ]
+    assert reader.offsets[-NEW - 1 :] == [NEW - 1, *range(NEW)]
+    assert committable(world) == [NEW]
+    assert gaps(reader) == ['{"topic":"assets","partition":0,"from":13,"to":-1,"reason":"recreated"}']
 
 
 async def test_what_others_have_dispatched_of_the_new_log_is_read_as_well(world: World) -> None:
     """A stream of the whole topic has all of it, wherever the group continues."""
-    world.offsets.assigned(PARTITION)
-    world.hub.assigned([PARTITION])
-    world.intake.take(PollResult(starts=[Start(PARTITION, 6, committed=True, stamp=Stamp("new"))]))
-    world.group_at = 6
+    assign(world, 6, "new")
     world.poll(NEW)
     reader = await flow(world)
-    assert reader.offsets[-NEW:] == list(range(NEW))
+    assert reader.offsets[-NEW - 1 :] == [NEW - 1, *range(NEW)]
+    assert len(gaps(reader)) == 1
 
 
 async def test_a_topic_that_has_another_id_is_followed_from_its_first_record(world: World) -> None:
     """Nobody owns it here. A broker that still reports the old id changes nothing."""
-    world.following.found({"assets": "new"})
-    assert await world.following._logs.find_lost()
-    world._obey(world.following.followed(Followed()))
-    for _ in range(2):
+    for topic_id in ("new", "new", "old", "new", "old", "new"):
+        await report(world, topic_id)
         world.follow(NEW)
         reader = await flow(world)
-        assert reader.offsets[-NEW:] == list(range(NEW))
-        world.following.found({"assets": "old"})
-        assert await world.following._logs.find_lost()
-    assert len([kind for _, kind, _ in reader.blocks if kind == "gap"]) == 1
+    assert reader.offsets[-NEW - 1 :] == [NEW - 1, *range(NEW)]
+    assert len(gaps(reader)) == 1
+
+
+@pytest.mark.parametrize("recreated", [False, True])
+async def test_a_log_that_is_followed_already_is_not_replaced_by_itself(world: World, recreated: bool) -> None:
+    """The group has committed nothing in it, or the first record: what was sent of it counts."""
+    await report(world, "new")
+    await report(world, "new")
+    world.follow(NEW)
+    await flow(world)
+    assign(world, 0, "new", recreated=recreated)
+    world.poll(NEW)
+    reader = await flow(world)
+    assert reader.offsets[-NEW - 1 :] == [NEW - 1, *range(NEW)]
+    assert len(gaps(reader)) == 1
+    assert committable(world) == [NEW]
+
+
+async def test_a_log_that_ends_too_early_is_not_replaced_once_more_by_its_id(world: World) -> None:
+    """The follower finds the shorter log before brokers are asked for the id."""
+    world.end = 5
+    ((_, (epoch, _)),) = world.follower.items()
+    world.following.followed(Followed(out_of_range=[(PARTITION, epoch, NEW)]))
+    for topic_id in ("new", "new", "new"):
+        await report(world, topic_id)
+        world.follow(NEW)
+        reader = await flow(world)
+    assert reader.offsets[-6:] == [NEW - 1, *range(5)]
+    assert len(gaps(reader)) == 1

@@ -213,7 +213,7 @@ class World:
         history, ownership = self.hub.history, self.following._ownership
         if self.hub.whole_topics() and self.group_at is None and not ownership.followed:
             begin = max(0, self.end - 4)
-            self.following._logs.ids.begin(PARTITION)
+            self.following.logs.ids.begin(PARTITION, self.following.logs.ids.reported("assets"))
             self.following._orders.follow(PARTITION, ownership.follow(PARTITION), begin)
             self.hub.followed.follow(PARTITION, begin)
             assert history.is_followed(PARTITION)
