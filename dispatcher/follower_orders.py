@@ -54,6 +54,11 @@ class FollowerOrders:
         self._unassign.add(partition)
         self.lost.pop(partition, None)
 
+    @property
+    def are_any(self) -> bool:
+        """Whether there are orders to take. *Thread*: any."""
+        return self.stop or bool(self._assign or self._unassign)
+
     def take(self, *, settle: bool) -> FollowCommands:
         """The orders since the last crossing.
 

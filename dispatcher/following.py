@@ -180,6 +180,11 @@ class Following:
 
     # The follower's crossing (kafka.follower.FollowDownstream).
 
+    @property
+    def has_orders(self) -> bool:
+        """Whether the follower has something to do."""
+        return self._orders.are_any
+
     def follow(self) -> FollowCommands:
         """The partitions that a new consumer has to follow."""
         self._orders.lost.clear()

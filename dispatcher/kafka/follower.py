@@ -85,6 +85,11 @@ class Followed:
     lags: Mapping[TopicPartition, int] | None = None
     """The number of offsets left to the end of each log, where that is known; None if it was not looked at."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to report."""
+        return not (self.messages or self.groups or self.ends or self.out_of_range) and self.lags is None
+
 
 @dataclass(frozen=True, slots=True)
 class FollowCommands:
@@ -100,6 +105,10 @@ class FollowCommands:
 
 class FollowDownstream(Protocol):
     """The Trio side of the crossing."""
+
+    @property
+    def has_orders(self) -> bool:
+        """Whether the thread has something to do. *Thread*: any."""
 
     def follow(self) -> FollowCommands:
         """Return the partitions that a new consumer must follow."""
@@ -210,11 +219,13 @@ class Follower:
                 self._lost.update(tp for tp, _, _ in result.out_of_range)
                 if (now := time.monotonic()) >= lags_at:
                     lags_at, result.lags = now + LAG_SECONDS, self._lags(consumer, stalls)
-                commands = (
-                    trio.from_thread.run(self._downstream.followed_when_settled, result)
-                    if commands.settle
-                    else calls.hand_over(self._downstream.followed, result)
-                )
+                if commands.settle:
+                    commands = trio.from_thread.run(self._downstream.followed_when_settled, result)
+                elif result.is_empty and not self._downstream.has_orders:
+                    # A quiet topic should not wake the loop ten times per second, in each worker.
+                    commands = FollowCommands()
+                else:
+                    commands = calls.hand_over(self._downstream.followed, result)
         finally:
             consumer.close()
 

@@ -1,15 +1,17 @@
 """What the follower passes on of a poll while records wait for their schema, without a broker."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+import trio
 from confluent_kafka import Consumer
 
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import HeldRecords
-from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.leaders import Leaders, Properties
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.sansio.records import TopicPartition
+from testbed.patience import seconds
 from tests.kafka.test_held import ONE, TWO, Decoder, group
 
 EPOCH = 3
@@ -17,6 +19,8 @@ EPOCH = 3
 
 class NoDownstream:
     """Nothing crosses here."""
+
+    has_orders = False
 
     def follow(self) -> FollowCommands:
         """Nothing to do."""
@@ -75,3 +79,43 @@ def test_a_partition_that_starts_over_is_not_reported_for_what_came_before() -> 
         polled = Followed()
         follower._decode(consumer, held, polled)
         assert (polled.groups, polled.out_of_range) == ([], [])
+
+
+class CountsWaits(Spacing):
+    """Says when the thread has polled often enough."""
+
+    def __init__(self, polls: int, on_enough: Callable[[], None]) -> None:
+        super().__init__(0)
+        self._left, self._on_enough = polls, on_enough
+
+    def wait(self) -> None:
+        """Count a poll that is about to begin."""
+        self._left -= 1
+        if not self._left:
+            self._on_enough()
+
+
+class Quiet(NoDownstream):
+    """Has nothing to do for the thread, until it must stop."""
+
+    def __init__(self) -> None:
+        self.crossings = 0
+
+    def stop(self) -> None:
+        """Have it stop at the next crossing."""
+        self.has_orders = True
+
+    def followed(self, result: Followed) -> FollowCommands:  # noqa: ARG002 - its interface
+        """Count."""
+        self.crossings += 1
+        return FollowCommands(stop=self.has_orders)
+
+
+async def test_a_poll_without_news_crosses_only_if_there_are_orders() -> None:
+    """The loop of an idle worker sleeps: only the lags were reported before, once, because they are due at first."""
+    quiet = Quiet()
+    spacing = CountsWaits(8, quiet.stop)
+    properties: Properties = {"test.mock.num.brokers": 1, "group.id": "none", "log_level": 0}
+    with trio.fail_after(seconds(30)):
+        await Follower(properties, quiet, spacing, Leaders(properties).log_ends, poll_records=1, batch_bytes=1).run()
+    assert quiet.crossings == 2

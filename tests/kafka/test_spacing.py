@@ -100,6 +100,8 @@ async def test_a_hand_over_tells_how_much_it_had() -> None:
 class StopsAt:
     """The downstream of a follower, which has it stop at the third poll."""
 
+    has_orders = True
+
     def __init__(self) -> None:
         self.polls = 0
 
