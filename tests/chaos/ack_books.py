@@ -169,7 +169,8 @@ class Client:
         self.outstanding = [one for one in self.outstanding if one[0] in listed]
 
     def record(self, partition: int, offset: int, at: float) -> None:
-        """A record came."""
+        """A record came; one that comes again takes the place of what was sent of its partition from there on."""
+        self.outstanding = [one for one in self.outstanding if one[0] != partition or one[1] < offset]
         self.outstanding.append((partition, offset))
         if len(self.outstanding) > self._window:
             self._books.beyond_window += 1

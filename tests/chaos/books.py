@@ -176,6 +176,11 @@ class Books:
         """(partition, offset) of what is still owed."""
         return sorted((partition, offset) for partition, offsets in self._owed.items() for offset in offsets)
 
+    @property
+    def are_settled(self) -> bool:
+        """Whether nothing is owed, neither a record nor a gap."""
+        return not self.missing() and not self._unannounced
+
     def close(self) -> None:
         """Nothing more comes: what is owed now is lost, and a gap that has not come by now never will."""
         for words in self._unannounced.values():

@@ -157,4 +157,7 @@ def test_more_than_the_window() -> None:
     assert books.beyond_window == 0
     one.record(0, 2, 3.0)
     assert books.beyond_window == 1
+    for offset in (1, 2):
+        one.record(0, offset, 4.0)
+    assert books.beyond_window == 2, "the second took its own place, the third is one too many once more"
     assert all(good == ("window" not in name and name != "acknowledged") for name, _, good in books.rows())

@@ -136,6 +136,21 @@ def test_a_recreated_topic_that_is_reported_late() -> None:
     assert found(books) == {}
 
 
+def test_a_gap_that_has_not_come_is_owed_like_a_record() -> None:
+    """A run does not end before the replica has looked at the topic's id."""
+    books, connection = books_with(1)
+    settled = [books.are_settled]
+    receive(books, connection, 0)
+    settled.append(books.are_settled)
+    books.remade()
+    books.produced(0, 1)
+    receive(books, connection, 1, generation=1)
+    settled.append(books.are_settled)
+    books.gap(connection, 0, 2, -1, "recreated")
+    settled.append(books.are_settled)
+    assert settled == [False, True, False, True]
+
+
 def test_a_connection_that_ends_needs_no_gap() -> None:
     """The next connection begins where it asks to; records that it is not sent stay owed."""
     books, connection = books_with(1)

@@ -106,7 +106,7 @@ class Trials:
             reset: Their ``auto.offset.reset``.
         """
         with trio.move_on_after(seconds(SETTLE_SECONDS)):
-            while any(books.missing() for books in self.books.values()):  # noqa: ASYNC110 - sockets, not events of ours
+            while not all(books.are_settled for books in self.books.values()):  # noqa: ASYNC110 - sockets, not events
                 await trio.sleep(0.1)
         if reset == "latest" and Kind.RECREATE in self.books:
             books = self.books[Kind.RECREATE]
