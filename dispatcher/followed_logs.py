@@ -38,9 +38,13 @@ class FollowedLogs:
         self.ids = LogIds()
         """The logs of owned and followed partitions."""
 
-    def found(self, topic_ids: Mapping[str, str]) -> None:
-        """Take the topics' ids as brokers report them: a recreated topic is followed from its first record on."""
-        self.ids.found(topic_ids)
+    def found(self, topic_ids: Mapping[str, str]) -> bool:
+        """Take the topics' ids as brokers report them: a recreated topic is followed from its first record on.
+
+        Returns:
+            Whether brokers should be asked again soon.
+        """
+        is_doubtful = self.ids.found(topic_ids)
         replaced = [partition for partition in self._ownership.followed if self.ids.is_replaced(partition)]
         for partition in replaced:
             epoch = self._ownership.epoch(partition)
@@ -48,6 +52,7 @@ class FollowedLogs:
             self._orders.lost[partition] = (epoch, self._hub.history.end(partition))
         if replaced:
             self._wake()
+        return is_doubtful
 
     def are_followed(self, start: Start) -> bool:
         """Whether a partition that begins is followed, in the log in which it begins."""

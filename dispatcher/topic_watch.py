@@ -22,6 +22,10 @@ PROBE_SECONDS = 4.0
 10 s."""
 
 
+DOUBT_SECONDS = 1.0
+"""The same, once, when a broker reports that a topic was recreated: it may lag."""
+
+
 @dataclass(frozen=True, slots=True)
 class TopicWatchStatistics:
     """A snapshot of the watch."""
@@ -44,7 +48,7 @@ class TopicWatch:
         joined: Whether the replica is a member of the group.
         undecodable: Topics whose new schemas cannot be fetched, and why.
         answered: Called with whether a broker has answered, after each probe.
-        found: Called with the id of each topic that has one, after each probe.
+        found: Called with the id of each topic that has one, after each probe; returns whether to probe again soon.
     """
 
     def __init__(
@@ -58,7 +62,7 @@ class TopicWatch:
         joined: Callable[[], bool],
         undecodable: Callable[[], Mapping[str, str]],
         answered: Callable[[bool], None],
-        found: Callable[[Mapping[str, str]], None],
+        found: Callable[[Mapping[str, str]], bool],
     ) -> None:
         self._prober = prober
         self._health = health
@@ -85,11 +89,12 @@ class TopicWatch:
                 undecodable=self._undecodable(),
             )
             self._answered(any(one.finding is not Finding.SILENT for one in probe.topics.values()))
-            self._found({topic: one.topic_id for topic, one in probe.topics.items() if one.topic_id is not None})
+            ids = {topic: one.topic_id for topic, one in probe.topics.items() if one.topic_id is not None}
+            is_doubtful = self._found(ids)
             for line in lines:
                 line.write(log)
             self._hub.set_degraded(self._health.broken)
-            await trio.sleep(PROBE_SECONDS)
+            await trio.sleep(DOUBT_SECONDS if is_doubtful else PROBE_SECONDS)
 
     @property
     def degraded(self) -> list[str]:

@@ -32,12 +32,16 @@ class LogIds:
         self._reported: dict[str, str] = {}
         self._logs: dict[TopicPartition, _Log] = {}
 
-    def found(self, topics: Mapping[str, str]) -> None:
+    def found(self, topics: Mapping[str, str]) -> bool:
         """Take a report.
 
         Args:
             topics: The id of each topic; topics without one are left out.
+
+        Returns:
+            Whether another report should follow soon.
         """
+        is_doubtful = False
         self._reported.update(topics)
         for partition, log in self._logs.items():
             topic_id = topics.get(partition.topic)
@@ -46,6 +50,8 @@ class LogIds:
             if log.topic_id is None:
                 log.topic_id = topic_id
             log.other_reports = 0 if topic_id == log.topic_id else log.other_reports + 1
+            is_doubtful |= 0 < log.other_reports < REPORTS
+        return is_doubtful
 
     def reported(self, topic: str) -> str | None:
         """The id of a topic as it was last reported; None if it is unknown."""

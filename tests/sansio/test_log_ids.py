@@ -18,9 +18,9 @@ def begun(*partitions: TopicPartition) -> LogIds:
 def test_a_recreated_topic_replaces_every_log_that_was_begun_before() -> None:
     """Those that begin afterwards are read of the new one."""
     ids = begun(ONE, OTHER)
-    for _ in range(REPORTS):
-        assert not ids.is_replaced(ONE)
-        ids.found({"assets": "b"})
+    for number in range(1, REPORTS + 2):
+        assert ids.is_replaced(ONE) is (number > REPORTS)
+        assert ids.found({"assets": "b"}) is (number < REPORTS)
     ids.begin(TWO, ids.reported("assets"))
     assert [ids.is_replaced(partition) for partition in (ONE, TWO, OTHER)] == [True, False, False]
     ids.begin(ONE, "b")
