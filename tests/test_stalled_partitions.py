@@ -50,6 +50,21 @@ follower.Follower._apply = stuck
 RESTARTS_NOTHING_FOLLOWED = "follower.Follower._begin_again = lambda self, consumer, partitions: None\n"
 
 
+REPLAYED_STAYS_PAUSED = f"""
+PAUSED = {PAUSED!r}
+from dispatcher.kafka import assignment, reader
+go_to, first = reader.Reader._go_to, []
+def stuck(self, positions):
+    go_to(self, positions)
+    first or first.append(self._consumer)
+    if self._consumer is first[0]:
+        self._consumer.pause(assignment.for_client(positions))
+        print(PAUSED, flush=True)
+reader.Reader._go_to = stuck
+"""
+"""The same with partitions that are replayed."""
+
+
 def produce_when_paused(replica: Replica, servers: str, topic: str) -> None:
     """Ten records, which librdkafka would have fetched already if they had been there before."""
     deadline = time.monotonic() + seconds(60)
@@ -127,6 +142,24 @@ async def read_what_another_owns(kafka: Kafka, replicas: Callable[..., Replica],
             records = await sse_records(stream, 10)
     assert [record.own for record in records] == [(0, offset) for offset in range(10)]
     return replica
+
+
+async def test_a_replayed_partition_that_stays_paused_unseen_gets_another_consumer(
+    kafka: Kafka, replicas: Callable[..., Replica]
+) -> None:
+    """Its leader answers, and the reader yields nothing, read after read."""
+    topic = kafka.create_topic(1)
+    await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 10, 1)
+    latest = {"auto.offset.reset": "latest"}
+    replica = replicas(kafka.bootstrap_servers, topic, kafka=latest, code=REPLAYED_STAYS_PAUSED)
+    await trio.to_thread.run_sync(replica.wait_until_ready)
+    async with open_sse(replica, "?since=earliest") as stream:
+        with trio.fail_after(seconds(90)):
+            records = await sse_records(stream, 10)
+    assert [record.own for record in records] == [(0, offset) for offset in range(10)]
+    (line,) = await trio.to_thread.run_sync(replica.wait_until_logged, "replays yield nothing, replacing a reader")
+    assert line["partitions"] == [f"{topic}:0"]
+    assert PAUSED in replica.log
 
 
 @pytest.mark.timeout(400)

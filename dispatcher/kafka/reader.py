@@ -1,4 +1,8 @@
-"""A consumer without a group, which reads ranges of partitions. It commits nothing, and every call has a timeout."""
+"""A consumer without a group, which reads ranges of partitions. It commits nothing, and every call has a timeout.
+
+librdkafka may stop fetching a partition without an error (`sansio.stalls`). Whoever reads asks the leaders in between
+(`Replays`), so a consumer that still yields nothing, read after read, is replaced.
+"""
 
 import time
 from bisect import bisect_left
@@ -6,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import cast
 
 import confluent_kafka
+import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from dispatcher.kafka.decoding import Group, grouped, split_errors
@@ -13,11 +18,17 @@ from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.sansio.ranges import Bounds, Chunk, Gap, Range
 from dispatcher.sansio.records import Batch, TopicPartition
 
+log = structlog.get_logger(__name__)
+
 CHUNK_SECONDS = 1.0
 """A chunk that is not full by then is returned anyway, even if records still trickle in."""
 
 EMPTY_SECONDS = 0.05
 """A poll without a record in this time ends a chunk that has records, or while other subscribers wait in line."""
+
+VAIN_SECONDS = (5.0, 60.0)
+"""After so long without a record, end or error a consumer is replaced: at first, and at most. It doubles each time, for
+brokers whose quotas delay fetches, until something arrives."""
 
 MAX_MESSAGES = 10_000
 """Maximum number of messages taken from a consumer at a time."""
@@ -67,6 +78,9 @@ class Reader:
         """Mean memory per record of the last messages; 0 if there were none."""
         self._overfetched = False
         """Whether more was taken from the consumer than fits, so that its position is past the end of the chunk."""
+        self._vain_since: float | None = None
+        """When the first of the latest reads began, if none of them has yielded anything."""
+        self._vain_seconds = VAIN_SECONDS[0]
         self._unread: set[TopicPartition] = set()
         """Partitions that this chunk leaves out: they failed, or the ends of their logs are not known yet."""
 
@@ -143,6 +157,9 @@ class Reader:
         if len(left) == len(ranges) and not batches and not gaps:
             # Nothing arrived. The fetches continue, for a subscriber that asks for the same again.
             self._unread |= left.keys()
+            self._read_in_vain(begin, left)
+        else:
+            self._vain_since, self._vain_seconds = None, VAIN_SECONDS[0]
         unread = {partition for partition in self._unread if positions[partition] == ranges[partition].first}
         if self._overfetched or self._unread - left.keys():
             self._positions = {}
@@ -185,6 +202,15 @@ class Reader:
                 return self._out_of_range(left, partition)
             self._give_up(left, partition)
         return ()
+
+    def _read_in_vain(self, begin: float, partitions: Collection[TopicPartition]) -> None:
+        """Drop the consumer if it has yielded nothing for too long."""
+        if self._vain_since is None:
+            self._vain_since = begin
+        elif time.monotonic() - self._vain_since >= self._vain_seconds:
+            log.warning("replays yield nothing, replacing a reader", partitions=[str(tp) for tp in sorted(partitions)])
+            self.close()
+            self._vain_since, self._vain_seconds = None, min(2 * self._vain_seconds, VAIN_SECONDS[1])
 
     def rest(self) -> None:
         """Stop fetching: no subscriber has returned for the records."""
