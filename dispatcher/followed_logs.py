@@ -64,14 +64,14 @@ class FollowedLogs:
 
         The group may have noticed the recreation before, on another replica, and have committed an offset since: then
         readers of the whole topic are owed what precedes that offset. If it is not known which log the group reads,
-        they repeat what follows it, because none of that may count.
+        they continue where they are, or repeat what follows that offset, because none of that may count.
         """
         partition, topic_id = start.partition, start.stamp.topic_id
         is_same = self.ids.is_same(partition, topic_id)
         if is_same is False or self.ids.is_replaced(partition):
             self._start_over(partition, 0, topic_id)
         elif is_same is None and self.ids.is_known(partition):
-            self._start_over(partition, start.offset, topic_id)
+            self._start_over(partition, min(start.offset, self._hub.history.end(partition)), topic_id)
 
     async def find_lost(self) -> bool:
         """Ask the leaders about partitions whose next offset is not in their log; returns whether all have answered."""

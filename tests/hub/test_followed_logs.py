@@ -133,3 +133,13 @@ async def test_a_log_that_ends_too_early_is_not_replaced_once_more_by_its_id(wor
         reader = await flow(world)
     assert reader.offsets[-6:] == [NEW - 1, *range(5)]
     assert len(gaps(reader)) == 1
+
+
+async def test_if_the_group_knows_no_id_readers_miss_nothing_of_what_may_be_the_same_log(world: World) -> None:
+    """Others have committed records that were not read here yet."""
+    world.end = 20
+    assign(world, 17, None)
+    world.poll(NEW)
+    reader = await flow(world)
+    assert reader.offsets == list(range(world.end))
+    assert committable(world) == [world.end]
