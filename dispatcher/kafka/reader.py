@@ -216,7 +216,7 @@ class Reader:
         """Stop fetching: no subscriber has returned for the records."""
         if self._consumer is not None and self._fetches:
             self._consumer.unassign()
-        self._positions, self._fetches = {}, False
+        self._positions, self._fetches, self._vain_since = {}, False, None
 
     def serve(self) -> None:
         """Take the client's log lines and errors while it rests.

@@ -8,6 +8,7 @@ import trio
 import trio.testing
 from confluent_kafka import KafkaError, Message
 
+from dispatcher.kafka import reader as reader_module
 from dispatcher.kafka import replay
 from dispatcher.kafka.reader import CHUNK_SECONDS, Reader
 from dispatcher.kafka.replay import Replays
@@ -127,6 +128,9 @@ class Burst(Scripted):
         """It reads nothing more."""
         self.assigned = []
 
+    def close(self) -> None:
+        """It is replaced."""
+
 
 def test_a_reader_that_took_too_much_fetches_nothing_while_it_rests() -> None:
     """It used to fetch on, and discard a queue of records per second."""
@@ -140,6 +144,23 @@ def test_a_reader_that_took_too_much_fetches_nothing_while_it_rests() -> None:
     assert consumer.assigned == [(0, 0)]
     reader.rest()
     assert consumer.assigned == []
+
+
+def test_a_consumer_that_yields_nothing_is_replaced_unless_it_rested_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What it did for another subscriber, long ago, says nothing about it now."""
+    monkeypatch.setattr(reader_module, "VAIN_SECONDS", (0.0, 0.0))
+    reader = Reader({}, 1000, lambda _: {})
+    reader._consumer = consumer = cast("Any", Burst([]))
+    ranges = {ONE: Range(0, 10)}
+    for _ in range(2):
+        reader.read(ranges, 1500, lambda _: False)
+        reader.rest()
+        assert reader._consumer is consumer
+    for is_kept in (True, False):
+        reader.read(ranges, 1500, lambda _: False)
+        assert (reader._consumer is consumer) is is_kept
 
 
 WAITS = (0.0, PATIENCE_SECONDS * 0.9, PATIENCE_SECONDS * 1.1, CHUNK_SECONDS * 0.9, CHUNK_SECONDS * 1.1)
