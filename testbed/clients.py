@@ -207,7 +207,7 @@ async def sse_records(stream: SseStream, number: int) -> list[Event]:
 
 @asynccontextmanager
 async def open_ws(replica: Addressed, query: str = "") -> AsyncIterator[WebSocketConnection]:
-    """Open a WebSocket with trio-websocket, on a socket of ours, which is closed whatever happens on it.
+    """Open a WebSocket with trio-websocket; its socket is closed in any case.
 
     Raises:
         HandshakeError: the server has refused, or not answered in time.

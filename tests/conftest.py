@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -27,15 +26,12 @@ from testbed.broker.witness import Offsets, group_offsets, group_offsets_without
 from testbed.patience import seconds
 from testbed.replicas import Replica
 
-# An example may take as long as a busy machine lets it: no test asserts a time.
+# An example may take as long as a busy machine lets it, and be drawn as slowly: no test asserts a time.
 settings.register_profile("dispatcher", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dispatcher")
 
 TESTS = Path(__file__).parent
 
-# A machine that does much else draws examples slowly: that says nothing about the code.
-hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("suite")
 # A shell starts its background jobs with SIGINT ignored, and every process of a test would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

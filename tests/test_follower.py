@@ -2,7 +2,7 @@
 
 import signal
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import trio
@@ -18,15 +18,23 @@ from tests.conftest import Kafka
 from tests.test_whole_topic import PARTITIONS, PlainReader, produce, shares
 
 
+async def owner_of_half(
+    replicas: Callable[..., Replica], servers: str, topic: str, properties: Mapping[str, object] | None = None
+) -> Replica:
+    """A replica that owns half of the partitions; another one has the rest."""
+    first = replicas(servers, topic, client_id="first", kafka=properties)
+    second = await trio.to_thread.run_sync(lambda: replicas(servers, topic, client_id="second", kafka=properties))
+    for replica in (first, second):
+        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    return first
+
+
 async def test_records_that_expire_before_they_are_followed_are_reported_as_a_gap(
     kafka: Kafka, replicas: Callable[..., Replica]
 ) -> None:
     """Owned and followed holes each have a gap, and the stream continues."""
     topic = kafka.create_topic(PARTITIONS)
-    first = replicas(kafka.bootstrap_servers, topic, client_id="first")
-    second = await trio.to_thread.run_sync(lambda: replicas(kafka.bootstrap_servers, topic, client_id="second"))
-    for replica in (first, second):
-        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    first = await owner_of_half(replicas, kafka.bootstrap_servers, topic)
     reader = PlainReader(first)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
@@ -56,10 +64,7 @@ async def test_a_followed_topic_that_was_recreated_and_refilled_is_read_from_its
 ) -> None:
     """Owned or followed, every record of the new log comes, although the log has outgrown the old one."""
     topic = kafka.create_topic(PARTITIONS)
-    first = replicas(kafka.bootstrap_servers, topic, client_id="first")
-    second = await trio.to_thread.run_sync(lambda: replicas(kafka.bootstrap_servers, topic, client_id="second"))
-    for replica in (first, second):
-        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    first = await owner_of_half(replicas, kafka.bootstrap_servers, topic)
     write = partial(topics.fill, kafka.bootstrap_servers, topic, range(PARTITIONS))
     owed = {(partition, offset) for partition in range(PARTITIONS) for offset in range(30)}
     received: set[tuple[int, int]] = set()
@@ -86,12 +91,7 @@ async def test_a_leader_that_is_away_delays_what_is_followed_and_loses_nothing(
     topic = "followed"
     cluster.create_topic(topic, PARTITIONS)
     patient = {"session.timeout.ms": 30_000}
-    first = replicas(cluster.bootstrap_servers, topic, client_id="first", kafka=patient)
-    second = await trio.to_thread.run_sync(
-        lambda: replicas(cluster.bootstrap_servers, topic, client_id="second", kafka=patient)
-    )
-    for replica in (first, second):
-        await trio.to_thread.run_sync(shares, replica, PARTITIONS // 2)
+    first = await owner_of_half(replicas, cluster.bootstrap_servers, topic, patient)
     reader = PlainReader(first)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(reader.run)
