@@ -45,6 +45,8 @@ LINGER_BYTES = 16 * 1024 * 1024
 """How much a client may still send, and for how long, after we have ended a connection: closing a socket with unread
 bytes resets it, and the client would never read the answer."""
 
+LINGER_BYTES_PER_SECOND = 256 * 1024
+"""How fast the client of a stream, which need not send anything, is read then: the rest of a flood waits in kernels."""
 
 REQUEST_COST = 4
 """How many streams that begin directly cost as much as a request through the app."""
@@ -336,5 +338,7 @@ class Connection:
             await self.peer.end()
             while left > 0 and (data := await self.peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)
+                if self.stream is not None:
+                    await trio.sleep(len(data) / LINGER_BYTES_PER_SECOND)
         except (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError, OSError):
             pass  # with TLS, closing our side is a write, too

@@ -23,8 +23,8 @@ BUDGET_BYTES = 256 * 1024
 BUDGET_BYTES_PER_SECOND = 64 * 1024
 """How much it may send per second in the long run; more ends the stream with 1008."""
 
-FRAME_COST_BYTES = 64
-"""What a frame costs on top of its bytes: reading an empty one takes about 10 µs."""
+FRAME_COST_BYTES = 512
+"""What a frame costs on top of its bytes: reading an empty one takes 5 to 7 µs, and none need be sent."""
 
 STEP_BYTES = 256
 """Maximum number of bytes examined per step: about 0.4 ms for frames without payload."""
