@@ -112,6 +112,9 @@ class Filtered:
 
     def rows(self) -> Iterator[tuple[str, str, bool]]:
         """Name, value, and whether it is as it should be."""
+        if elsewhere := [topic.name for topic in (self.settles, self.parks) if topic.elsewhere]:
+            yield "with filters: not judged, as records were stored elsewhere", " ".join(elsewhere), True
+            return
         verdicts = [judge.verdict() for judge in self.judges]
         records = sum(one.records for one in verdicts)
         yield "records read with filters", f"{records:,}", records > 0
@@ -137,6 +140,8 @@ class Filtered:
     def evidence(self) -> Iterator[str]:
         """Return what was wrong, in words; first of all, if records are elsewhere than the judges believe."""
         for topic in (self.settles, self.parks):
+            if topic.elsewhere:
+                yield f"{topic.name}: {topic.elsewhere}: what readers are owed is not known"
             yield from (f"{topic.name}: {words}" for words in topic.evidence)
         for judge in self.judges:
             yield from (f"with filters: {words}" for words in judge.evidence)
@@ -168,6 +173,9 @@ class _Topic:
         self.crowd: Crowd | None = None
         self.ends: dict[int, int] = dict.fromkeys(range(PARTITIONS), 0)
         """Offset after the last record by partition."""
+        self.elsewhere: str | None = None
+        """The first record that is not where the judges believe, in words. The producer may store a record twice when a
+        broker is killed, although it is idempotent; nothing that comes later can be judged then."""
         self.lost = 0
         self.short: dict[int, int] = {}
         """By partition, how far the last commit was from where it should have been."""
@@ -233,7 +241,6 @@ class _Topic:
         return {"value": selections.value_of(offset), "key": selections.key_of(offset), "headers": headers}
 
     def _on_stored(self, partition: int, offset: int, number: int) -> None:
-        if divmod(number, PARTITIONS) != (offset, partition):
-            self.evidence.append(f"record {number} is at {partition}@{offset}: what readers are owed is not known")
-            self.lost += 1
+        if divmod(number, PARTITIONS) != (offset, partition) and self.elsewhere is None:
+            self.elsewhere = f"record {number} is at {partition}@{offset}"
         self.ends[partition] = max(self.ends[partition], offset + 1)

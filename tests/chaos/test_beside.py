@@ -1,11 +1,14 @@
 """What runs beside finds each fault that is put into a replica on purpose, and nothing where there is none."""
 
 from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
 import orjson
 import pytest
 import trio
 
+from testbed.broker import topics
 from testbed.patience import seconds
 from tests.audit.auditor import Auditor
 from tests.audit.fleet import Fleet
@@ -108,3 +111,20 @@ async def test_each_fault_is_found(kafka: Kafka, monkeypatch: pytest.MonkeyPatch
         bad = {name for one in beside for name, _, good in one.rows() if not good}
         words = [words for one in beside for words in one.evidence]
         assert bad >= EXPECTED if code else not bad, (code, bad, words)
+
+
+async def test_nothing_is_judged_if_a_record_is_stored_twice(kafka: Kafka) -> None:
+    """Books that can't say what readers are owed say so, and find no fault in a replica."""
+    filters = Filtered(kafka.bootstrap_servers, "group", kafka.create_topic(1))
+    for name, partitions in filters.topics.items():
+        kafka.create_topic(partitions, name=name)
+    name = filters.settles.name
+    await trio.to_thread.run_sync(topics.fill, kafka.bootstrap_servers, name, [1], 1, "one too many")
+    with trio.fail_after(seconds(60)):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(filters.run, cast("Fleet", SimpleNamespace(slots=[])), 1, 0)
+            while not any(name in words for words in filters.evidence):  # noqa: ASYNC110 - another thread's
+                await trio.sleep(0.05)
+            filters.quiet()
+            nursery.cancel_scope.cancel()
+    assert list(filters.rows()) == [("with filters: not judged, as records were stored elsewhere", name, True)]
