@@ -80,7 +80,9 @@ class FollowedLogs:
             return True
         reported = {partition: self.ids.reported(partition.topic) for partition in lost}
         bounds = await self._replays.bounds(lost.keys())
-        for partition in bounds.keys() & self._orders.lost.keys():
+        for partition in bounds:
+            if self._orders.lost.get(partition) != lost[partition]:
+                continue  # the answer is older than the question
             epoch, next_offset = self._orders.lost.pop(partition)
             if self._ownership.epoch(partition) != epoch:
                 continue

@@ -301,7 +301,7 @@ class Following:
             now = trio.current_time()
             followed = {tp.topic for tp in self._ownership.followed}
             wanted = self._hub.whole_topics() & (followed | {tp.topic for tp in self._missing()})
-            needed_at.update(dict.fromkeys(wanted, now))
+            needed_at = {**dict.fromkeys(followed, now), **needed_at, **dict.fromkeys(wanted, now)}
             over = {topic for topic, at in needed_at.items() if topic not in wanted and now >= at + linger_seconds}
             self._drop_topics(over)
             for topic in over:
@@ -319,12 +319,12 @@ class Following:
         missing = self._missing()
         if not missing:
             return True
-        for partition in missing:
-            self.logs.ids.begin(partition, self.logs.ids.reported(partition.topic))
+        topic_ids = {partition: self.logs.ids.reported(partition.topic) for partition in missing}
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
         for partition in sorted(bounds.keys() & self._missing()):
             offset = _begin(bounds[partition], committed, partition, is_new=self._counts.is_new(partition))
+            self.logs.ids.begin(partition, topic_ids[partition])
             self._orders.follow(partition, self._ownership.follow(partition), offset)
             self._hub.followed.follow(partition, offset)
         return not self._missing()

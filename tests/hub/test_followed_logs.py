@@ -3,20 +3,46 @@
 Without Kafka: the records of the new log continue those of the old one, as far as offsets show.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 import pytest
 import trio
+import trio.testing
 
 from dispatcher.kafka.bridge import PollResult
+from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import Followed
 from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.log_ids import REPORTS
+from dispatcher.sansio.ranges import Bounds
+from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import settle
-from tests.hub.test_whole_topic_model import KINDS, PARTITION, Reader, World
+from tests.hub.test_whole_topic_model import KINDS, PARTITION, Reader, World, records
 
 OLD, NEW = 8, 13
 """The ends of both logs."""
+
+
+class SlowLeaders:
+    """Looks offsets up for a replica: the leaders know the answer at once, and it takes its time."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.asked, self.answers = trio.Event(), trio.Event()
+        counts = {topic: 1 for topic in ("assets", "others")}
+        world.hub.expect(world.following._counts.counted(counts, {}, frozenset(), frozenset()))
+        world.following._replays = world.following.logs._replays = self  # type: ignore[assignment] # it is enough
+
+    async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
+        """All of the log as it is when asked."""
+        found = await self._world.bounds(partitions)
+        self.asked.set()
+        await self.answers.wait()
+        return found
+
+    async def committed(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The group's offset."""
+        return dict.fromkeys(partitions, self._world.committed)
 
 
 @pytest.fixture
@@ -143,3 +169,79 @@ async def test_if_the_group_knows_no_id_readers_miss_nothing_of_what_may_be_the_
     reader = await flow(world)
     assert reader.offsets == list(range(world.end))
     assert committable(world) == [world.end]
+
+
+async def test_a_log_is_known_whatever_the_group_does_while_it_is_looked_up(nursery: trio.Nursery) -> None:
+    """The partition is assigned, and revoked before it begins; the recreation later is noticed as ever."""
+    world = World()
+    leaders = SlowLeaders(world)
+    nursery.start_soon(world.hub.run)
+    world.following.logs.found({"assets": "old"})
+    await nursery.start(world.connect, KINDS[1], 0)
+    world.end = OLD
+    nursery.start_soon(world.following._follow_missing)
+    await leaders.asked.wait()
+    world.offsets.assigned(PARTITION)
+    world.hub.assigned([PARTITION])
+    world.hub.unassigned([PARTITION], world.following.disowned([PARTITION]))
+    world.offsets.lost([PARTITION])
+    leaders.answers.set()
+    await settle()
+    for end in (OLD, NEW):
+        world.end = end
+        world.follow(NEW)
+        await flow(world)
+    for _ in range(REPORTS):
+        await report(world, "new")
+    world.follow(NEW)
+    reader = await flow(world)
+    assert reader.offsets[-NEW:] == [*range(NEW)]
+    assert len(gaps(reader)) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_decides_nothing_about_a_later_question(nursery: trio.Nursery) -> None:
+    """A broker lags; while a leader is asked the follower begins again and reads on, and another broker lags."""
+    world = World()
+    nursery.start_soon(world.hub.run)
+    await nursery.start(world.connect, KINDS[1], 0)
+    world.end = OLD
+    world.follow(NEW)
+    await flow(world)
+    ((_, (epoch, _)),) = world.follower.items()
+    world.following.followed(Followed(out_of_range=[(PARTITION, epoch, OLD)]))
+    leaders = SlowLeaders(world)
+    nursery.start_soon(world.following.logs.find_lost)
+    await leaders.asked.wait()
+    world.following.follow()
+    read_on = Group(PARTITION, records(range(OLD, NEW)), None)
+    world.following.followed(Followed(groups=[(epoch, read_on)], out_of_range=[(PARTITION, epoch, NEW)]))
+    world.end = NEW
+    leaders.answers.set()
+    await settle()
+    assert await world.following.logs.find_lost()
+    reader = await flow(world)
+    assert reader.offsets == [*range(NEW)]
+    assert gaps(reader) == []
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_topic_whose_last_reader_leaves_at_once_is_followed_no_longer_than_others(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """It has been followed, but nobody has looked since who wants it."""
+    world = World()
+    leaders = SlowLeaders(world)
+    nursery.start_soon(world.hub.run)
+    await nursery.start(world.connect, KINDS[1], 0)
+    world.following._is_running = True
+    nursery.start_soon(world.following._keep_up)
+    await leaders.asked.wait()
+    other = TopicPartition("others", 0)
+    world.following._ownership.follow(other)
+    world.hub.followed.follow(other, 0)
+    leaders.answers.set()
+    await trio.sleep(3 * world.following._settings.follow_linger_seconds)
+    assert world.following.is_followed(PARTITION)
+    assert not world.following.is_followed(other)
+    nursery.cancel_scope.cancel()
