@@ -204,6 +204,7 @@ class Pipeline:
 
         Each of them has its own setting for the longest wait.
         """
+        partitions = tuple(self._offsets.partitions.intersection(partitions))
         seconds = trio.current_time() - self._revoking_since
         is_written = seconds >= self._settings.drain_seconds or not (
             self.hub.has_first_writes_for(partitions) or self.undelivered.has_letters_of(partitions)
@@ -212,7 +213,7 @@ class Pipeline:
 
     def revoked(self, partitions: Sequence[TopicPartition]) -> Sequence[Commit]:
         """Forget these partitions and return what to commit before they are released."""
-        if self.hub.has_first_writes_for(partitions):
+        if self.hub.has_first_writes_for(self._offsets.partitions.intersection(partitions)):
             # Their records are dispatched but not committed, so the next owner sends them again.
             log.warning("writes outlast a revoke", partitions=[str(partition) for partition in partitions])
         self._intake.forget(partitions)
@@ -233,16 +234,15 @@ class Pipeline:
         self.hub.unassigned(partitions, disowned)
         self.hub.acking.released(partitions)
 
-    def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: the consumer is being closed."""
+    def leaving(self) -> Sequence[TopicPartition]:
+        """Stop handing out all partitions, and return them: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
         is_idle = self._membership.is_leaving and not self._stop
+        self._revoking_since = trio.current_time()
         self._happened(Event.LEFT_IDLE if is_idle else Event.LEFT)
         self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
-        self._intake.forget(partitions)
-        self.hub.acking.released(partitions)
         self._consumer.left(partitions)
-        return self._commits.revoked(partitions, trio.current_time())
+        return partitions
 
     def left(self) -> None:
         """The consumer is closed: commits get no more answers."""

@@ -92,7 +92,7 @@ async def test_a_live_stream_gets_only_a_state_when_partitions_leave(
         if leave == "lost":
             pipeline.lost([ONE])
         else:
-            pipeline.leaving()
+            pipeline.revoked(pipeline.leaving())
         await settle()
         states = [orjson.loads(data)["state"] for _, _, data in transport.events[before:]]
         assert set(states) == {told}
@@ -123,7 +123,7 @@ async def test_subscribers_learn_that_a_consumer_is_given_up() -> None:
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(PollResult(assigned=[ONE], statistics=healthy()))
     assert pipeline.statistics().state is ReplicaState.STREAMING
-    pipeline.leaving()
+    pipeline.revoked(pipeline.leaving())
     assert pipeline.statistics().state is ReplicaState.BROKER_DOWN
 
 
@@ -267,11 +267,33 @@ async def test_a_log_that_began_again_with_nobody_there_says_so_before_its_first
     assert [entry.batch.gap for entry in entries] == [Gap(ONE, 5, -1, "recreated"), None]
 
 
+async def test_a_write_that_ends_while_the_member_leaves_counts(nursery: trio.Nursery) -> None:
+    """Its records would be repeated otherwise; closing the consumer then finds nothing more to wait for."""
+    pipeline, transport = Pipeline(Settings(client_id="replica")), RecordingTransport()
+    nursery.start_soon(pipeline.hub.run)
+    pipeline.exchange(PollResult(assigned=[ONE], starts=[Start(ONE, 0)]))
+    subscriber = pipeline.hub.subscribe(feed_of(SSE_VALUE, frozenset({"ofa_assets"})), transport)
+    nursery.start_soon(subscriber.run)
+    pipeline.exchange(PollResult(groups=[Group(ONE, records(0, 1), None)]))
+    await settle()
+    pipeline.stop()
+    partitions = pipeline.leaving()
+    assert not pipeline.drained(partitions)
+    transport.gate.set()
+    await settle()
+    assert pipeline.drained(partitions)
+    assert [commit.offset for commit in pipeline.revoked(partitions)] == [2]
+    pipeline.revoking(partitions)
+    assert pipeline.drained(partitions)
+    assert pipeline.revoked(partitions) == []
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_start_that_comes_after_everything_was_let_go_changes_nothing() -> None:
     """The consumer failed between two polls, and its last crossing brings the start."""
     pipeline = Pipeline(Settings(client_id="replica"))
     pipeline.exchange(PollResult(assigned=[ONE]))
-    pipeline.leaving()
+    pipeline.revoked(pipeline.leaving())
     pipeline.exchange(PollResult(starts=[Start(ONE, 0)]))
     assert pipeline.statistics().partitions == {}
 

@@ -1,7 +1,7 @@
 """The plain data that crosses between the poller's thread and Trio: a `PollResult` one way, `Commands` the other."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar, TypeVarTuple
 
@@ -47,6 +47,14 @@ class PollResult:
     messages: int = 0
     """How many messages the poll took: records, ends and errors."""
     statistics: ConsumerStatistics | None = None
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """Leave out what partitions that have left since would begin with."""
+        if self.assigned is not None:
+            self.assigned = [partition for partition in self.assigned if partition not in partitions]
+        self.starts = [start for start in self.starts if start.partition not in partitions]
+        self.gaps = [gap for gap in self.gaps if gap.partition not in partitions]
+        self.stalls = [stall for stall in self.stalls if stall.partition not in partitions]
 
 
 class Commands(NamedTuple):
@@ -129,8 +137,8 @@ class Downstream(Protocol):
     def lost(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget these partitions: they have another owner."""
 
-    def leaving(self) -> Sequence[Commit]:
-        """Return the last commits: the consumer is about to close."""
+    def leaving(self) -> Sequence[TopicPartition]:
+        """Stop handing out all partitions, and return them: the consumer is about to close."""
 
     def left(self) -> None:
         """The consumer is closed: commits get no more answers."""

@@ -93,6 +93,11 @@ While a group's coordinator changes, librdkafka repeats requests by itself: an o
 NOT_COORDINATOR had been reported for it, 1 ms after a newer offset (docs/rebalance.md)."""
 
 
+def may_arrive(code: int) -> bool:
+    """Whether a commit with this error code may be stored all the same, later than commits that were sent after it."""
+    return code in _MAY_ARRIVE
+
+
 def is_worth_another_try(code: int) -> bool:
     """Whether a leaving member should retry the commit at once: the answer may differ, and there is no later chance."""
     return outcome_of(code) in {CommitOutcome.RETRY, CommitOutcome.OWNERSHIP_IN_DOUBT} and code not in _EXPELLED
@@ -171,8 +176,8 @@ class CommitCoordinator:
         for answer in answers:
             outcome = outcome_of(answer.code)
             stored = outcome is CommitOutcome.STORED
-            may_arrive = answer.code in _MAY_ARRIVE
-            self._offsets.answered(answer.partition, answer.offset, now, stored=stored, may_arrive=may_arrive)
+            late = may_arrive(answer.code)
+            self._offsets.answered(answer.partition, answer.offset, now, stored=stored, may_arrive=late)
             if stored:
                 self._confirmed += 1
                 continue

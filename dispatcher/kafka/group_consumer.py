@@ -13,7 +13,6 @@ Rules of this module:
   to continue.
 """
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
@@ -139,8 +138,6 @@ class GroupConsumer:
                 on_lost=self._guard(self._on_lost),
             )
             rebuild = self._poll_until_stopped(consumer, beginnings)
-            if rebuild is not None:
-                self._drain(list(self._assignment.next_offsets))
         except KafkaException as error:
             # pause, resume and commit raise when they cannot do their work, for example after a fatal error.
             failed = _client_error(error.args[0])
@@ -255,9 +252,12 @@ class GroupConsumer:
     def _leave(self, consumer: Consumer, failed: KafkaClientError | None) -> None:
         """Commit what was dispatched, wait a bounded time for the answer, and leave the group."""
         try:
-            commits = trio.from_thread.run_sync(self._downstream.leaving)
+            partitions = trio.from_thread.run_sync(self._downstream.leaving)
+            if failed is None:
+                self._drain(partitions)
+            commits = trio.from_thread.run_sync(self._downstream.revoked, partitions)
             if failed is None and commits:
-                self._commits.send_with_retries(consumer, commits, self._leave_seconds)
+                self._commits.send_last(consumer, commits, self._leave_seconds)
                 trio.from_thread.run_sync(self._downstream.exchange, self._take_result())
         except KafkaException as error:
             log.warning("the last commit could not be sent", error=str(error))
@@ -290,27 +290,29 @@ class GroupConsumer:
         self._begin(consumer, self._beginnings.wait(ANSWER_SECONDS), in_callback=True)
 
     def _on_revoke(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
-        revoked = self._forget_unannounced(from_client(partitions))
+        revoked = from_client(partitions)
+        last = self._commits.last(revoked)
+        self._forget_unannounced(revoked)
+        trio.from_thread.run_sync(self._downstream.revoking, revoked)
         self._drain(revoked)
-        commits = trio.from_thread.run_sync(self._downstream.revoked, revoked)
         # Asynchronous but safe: librdkafka finishes outstanding commits before it releases partitions.
-        self._commits.send(consumer, commits)
+        self._commits.send(consumer, [*last, *trio.from_thread.run_sync(self._downstream.revoked, revoked)])
         self._assignment.let_go(consumer, revoked)
 
     def _drain(self, partitions: Sequence[TopicPartition]) -> None:
         """Wait, for a bounded time, until no write in progress would dispatch records of these partitions."""
-        trio.from_thread.run_sync(self._downstream.revoking, partitions)
-        deadline = time.monotonic() + self._drain_seconds
         # Polling beats an event here: it happens once per rebalance, and leaves nothing to clean up.
+        deadline = time.monotonic() + self._drain_seconds
         while not trio.from_thread.run_sync(self._downstream.drained, partitions) and time.monotonic() < deadline:
-            threading.Event().wait(0.005)
+            time.sleep(0.005)
 
     def _on_lost(self, consumer: Consumer, partitions: list[confluent_kafka.TopicPartition]) -> None:
-        lost = self._forget_unannounced(from_client(partitions))
+        lost = from_client(partitions)
+        self._forget_unannounced(lost)
         trio.from_thread.run_sync(self._downstream.lost, lost)
         self._assignment.let_go(consumer, lost)
 
-    def _forget_unannounced(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
+    def _forget_unannounced(self, partitions: Sequence[TopicPartition]) -> None:
         """Forget partitions; those that were assigned within the same poll will never be announced."""
         self._commits.left(partitions)
         self._left.update(partitions)
@@ -318,13 +320,7 @@ class GroupConsumer:
             self._held.drop(partitions)
         if self._beginnings is not None:
             self._beginnings.forget(partitions)
-        result = self._result
-        if result.assigned is not None:
-            result.assigned = [partition for partition in result.assigned if partition not in partitions]
-        result.starts = [start for start in result.starts if start.partition not in partitions]
-        result.gaps = [gap for gap in result.gaps if gap.partition not in partitions]
-        result.stalls = [stall for stall in result.stalls if stall.partition not in partitions]
-        return partitions
+        self._result.forget(partitions)
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() == KafkaError._FATAL:  # noqa: SLF001 - the public spelling of local codes

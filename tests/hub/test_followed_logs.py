@@ -29,7 +29,7 @@ class SlowLeaders:
     def __init__(self, world: World) -> None:
         self._world = world
         self.asked, self.answers = trio.Event(), trio.Event()
-        counts = {topic: 1 for topic in ("assets", "others")}
+        counts = dict.fromkeys(("assets", "others"), 1)
         world.hub.expect(world.following._counts.counted(counts, {}, frozenset(), frozenset()))
         world.following._replays = world.following.logs._replays = self  # type: ignore[assignment] # it is enough
 
@@ -230,6 +230,7 @@ async def test_a_topic_whose_last_reader_leaves_at_once_is_followed_no_longer_th
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     """It has been followed, but nobody has looked since who wants it."""
+    del autojump_clock
     world = World()
     leaders = SlowLeaders(world)
     nursery.start_soon(world.hub.run)

@@ -9,6 +9,7 @@ import orjson
 import pytest
 import trio
 
+from dispatcher.kafka import commit_sender
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.group_consumer import GroupConsumer
 from dispatcher.kafka.spacing import Spacing
@@ -137,15 +138,20 @@ class LeavingGroup:
 
     def __init__(self, answers: list[int], departs: str = "") -> None:
         self.sent: list[int] = []
+        self.told: list[str] = []
         self.closed = False
+        self._writes = 0
+        """How many writes are under way, each of which moves the offset."""
+        self._is_revoked = False
         self._departs = departs
-        bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 0, "leave_seconds": 0.5}
+        bounds = {"poll_records": 1, "batch_bytes": 1, "drain_seconds": 5, "leave_seconds": 0.5}
         self.poller = GroupConsumer({}, [], self, Spacing(0), TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []
 
-    def leaving(self) -> list[Commit]:
-        return [Commit(TopicPartition("assets", 0), 1, 7, None)]
+    def leaving(self) -> list[TopicPartition]:
+        self._writes = 1
+        return [TopicPartition("assets", 0)]
 
     def exchange(self, _: PollResult) -> None:
         """The last report."""
@@ -157,35 +163,65 @@ class LeavingGroup:
         """The same."""
 
     def drained(self, _: list[TopicPartition]) -> bool:
-        return True
+        self._writes -= 1
+        return self._writes < 0
 
-    def revoked(self, _: list[TopicPartition]) -> list[Commit]:
-        return []
+    def revoked(self, partitions: list[TopicPartition]) -> list[Commit]:
+        commits = [] if self._is_revoked else [Commit(tp, 1, 7 - max(0, self._writes), None) for tp in partitions]
+        self._is_revoked = True
+        return commits
 
     def left(self) -> None:
         """Nothing was kept."""
 
     def incremental_unassign(self, _: list[confluent_kafka.TopicPartition]) -> None:
-        """Nothing was given to it."""
+        self.told.append("left")
 
     def unassign(self) -> None:
-        """The same."""
+        self.told.append("left")
 
     def commit(self, offsets: list[confluent_kafka.TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.sent.append(offsets[0].offset)
+        self.told.append(f"commit {offsets[0].offset}")
         self._waiting = offsets
 
     def poll(self, _: float) -> None:
         if self._waiting and self._answers:
             code = self._answers.pop(0)
             offsets, self._waiting = self._waiting, []
-            if self._departs:
-                getattr(self.poller, self._departs)(self, offsets)
+            departs, self._departs = self._departs, ""
+            if departs:
+                getattr(self.poller, departs)(self, offsets)
             self.poller._commits.on_commit(confluent_kafka.KafkaError(code) if code else None, offsets)
 
     def close(self) -> None:
         self.closed = True
+
+
+class OvertakingGroup(LeavingGroup):
+    """The broker stores an older commit after the last one; librdkafka may have said before that it gave it up."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__([])
+        self.stored: list[int] = []
+        self.poller._commits.send(self, [Commit(TopicPartition("assets", 0), 1, 5, None)])  # type: ignore[arg-type] # the same
+        self._code, (self._late, self._waiting) = code, (self._waiting, [])
+
+    def poll(self, _: float) -> None:
+        if self._code:
+            self.poller._commits.on_commit(confluent_kafka.KafkaError(self._code), self._late)
+            self._code = 0
+        elif self._waiting:
+            offsets, self._waiting = self._waiting, []
+            self._store(offsets)
+        elif self._late:
+            offsets, self._late = self._late, []
+            self._store(offsets)
+
+    def _store(self, offsets: list[confluent_kafka.TopicPartition]) -> None:
+        self.stored.append(offsets[0].offset)
+        self.poller._commits.on_commit(None, offsets)
 
 
 @pytest.mark.parametrize(
@@ -203,10 +239,26 @@ async def test_the_last_commit_is_sent_until_the_broker_takes_it(answers: list[i
 
 @pytest.mark.parametrize("departs", ["_on_lost", "_on_revoke"])
 async def test_the_last_commit_is_not_sent_again_for_what_has_left(departs: str) -> None:
-    """Brokers would accept it from a rejoined member, and move the new owner's offset back."""
-    group = LeavingGroup([27, 0], departs)
+    """Brokers would accept it from a rejoined member, and move the new owner's offset back.
+
+    Until a revoked partition is released it has no new owner: what the broker could not take is sent once more.
+    """
+    group = LeavingGroup([27, 0, 27], departs)
     await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
-    assert group.sent == [7]
+    assert group.told == {"_on_lost": ["commit 7", "left"], "_on_revoke": ["commit 7", "commit 7", "left"]}[departs]
+    assert group.closed
+
+
+@pytest.mark.parametrize("code", [0, 16], ids=["stored", "given up"])
+async def test_an_older_commit_that_is_stored_late_is_not_the_last_one(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a coordinator changes, librdkafka repeats commits, perhaps after it has said that it gave them up."""
+    monkeypatch.setattr(commit_sender, "DOUBT_SECONDS", 0.02)
+    group = OvertakingGroup(code)
+    await trio.to_thread.run_sync(group.poller._leave, group, None)  # type: ignore[arg-type] # the same
+    assert group.stored[:2] == [7, 5]
+    assert group.stored[-1] == 7
     assert group.closed
 
 
