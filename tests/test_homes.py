@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import httpx2
@@ -95,6 +96,29 @@ def tail(url: str) -> list[str]:
     return subprocess.check_output(command, text=True, timeout=seconds(60)).split()
 
 
+@contextmanager
+def behind(proxy: Proxy, folder: Path, **settings: str) -> Iterator[int]:
+    """The port of a proxy in front of a demo that is ready."""
+    port, replica = free_port(), free_port()
+    command, environment = proxy(folder, port, (replica, free_port()))
+    demo = (sys.executable, "-m", "dispatcher", "demo", "--bind", f"127.0.0.1:{replica}", "--log-level", "error")
+    given = {f"DISPATCHER_{name.upper()}": value for name, value in settings.items()}
+    with running(*demo, port=replica, **given), running(*command, port=port, **environment):
+        _until(lambda: requests.get(f"http://127.0.0.1:{port}/").status_code == 200)
+        yield port
+
+
+@contextmanager
+def asked(port: int, target: str, client: str = "127.0.0.1", **fields: str) -> Iterator[HTTPResponse]:
+    """The response to a request from one of this machine's addresses, for a target exactly as it is spelled."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=seconds(20), source_address=(client, 0))
+    try:
+        connection.request("GET", target, headers={name.replace("_", "-"): value for name, value in fields.items()})
+        yield connection.getresponse()
+    finally:
+        connection.close()
+
+
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
 def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tmp_path: Path) -> None:
     """Both transports and the page pass, operators' pages do not; without a replica SSE gets `retry:`."""
@@ -114,6 +138,21 @@ def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tm
         assert (answer.status_code, answer.text) == (200, "retry: 2000\n\n")
         assert answer.headers["content-type"] == "text/event-stream"
         assert requests.get(f"{url}/ws").status_code >= 500
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_a_proxy_hides_operators_pages_in_every_spelling(proxy: Proxy, tmp_path: Path) -> None:
+    """It refuses what decodes to their paths; what it passes on, such as dot segments, the replica refuses."""
+    with behind(proxy, tmp_path) as port:
+        for page in ("metrics", "status", "livez", "readyz"):
+            encoded = f"%{ord(page[0]):x}{page[1:]}"
+            for target in (f"/{page}", f"/{page}?x", f"//{page}", f"/{encoded}", f"//{encoded}", f"/%2f{page}"):
+                with asked(port, target) as response:
+                    assert (target, response.status) in {(target, 403), (target, 404)}
+                    assert response.headers["Content-Type"] == "text/html"
+            for target in (f"/./{page}", f"/x/../{page}", f"/{page}/", f"/{page};x", f"/%25{encoded[1:]}"):
+                with asked(port, target) as response:
+                    assert (target, response.status) in {(target, 403), (target, 404)}
 
 
 def test_the_systemd_unit_is_valid_and_hardened(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, ASGISendEvent
+from quart import Quart, request, websocket
 from quart.asgi import ASGIWebsocketConnection
 from quart.typing import ResponseTypes
 from quart.wrappers.base import BaseRequestWebsocket
@@ -139,6 +140,7 @@ def create_app(
     entrance = Entrance(limits or Limits(settings), proxies, visits, is_draining)
     policy = Policy.of(settings)
     add_origin_check(app, policy, proxies)
+    refuse_other_spellings(app)
     events = EventsOpener(hub, settings, entrance, authentication)
     websockets = WebSocketOpener(hub, settings, entrance, authentication)
     add_events(app, events)
@@ -158,12 +160,34 @@ def create_operations_app(settings: Settings, operations: Operations, admin: Adm
     """Build the app of `operations_bind`; `admin` is None unless somebody can be an administrator."""
     app = _app()
     add_origin_check(app, Policy.of(settings, settings.operations_bind), Proxies())
+    refuse_other_spellings(app)
     add_health(app, operations)
     add_operations(app, operations)
     if admin is not None and admin.access.is_open:
         add_admin(app, admin)
     add_contract(app)
     return app
+
+
+def refuse_other_spellings(app: Quart) -> None:
+    """Answer 404 to a path that is not spelled as its route is, such as ``/%73tatus`` or ``//status``.
+
+    Hypercorn decodes paths, and Werkzeug removes slashes from their beginning. A proxy in front compares the path as
+    the client wrote it, so its rule for ``/status`` would not apply to what is the same path here.
+    """
+    # Werkzeug would redirect from `/admin//drain`.
+    app.url_map.merge_slashes = False
+
+    def refused(asked: BaseRequestWebsocket) -> TrioResponse | None:
+        return None if asked.scope["raw_path"] == asked.path.encode() else problem_response(404)
+
+    @app.before_request
+    async def check_request() -> TrioResponse | None:
+        return refused(request)
+
+    @app.before_websocket
+    async def check_websocket() -> TrioResponse | None:
+        return refused(websocket)
 
 
 def _app(refusals: Refusals | None = None) -> App:

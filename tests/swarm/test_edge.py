@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx2
@@ -94,6 +95,24 @@ async def test_an_event_source_outlives_a_time_without_replicas(tmp_path: Path) 
         assert (events.headers["content-type"], events.headers["cache-control"]) == ("text/event-stream", "no-store")
         others = front.get("/ws")
         assert (others.status_code, others.headers["retry-after"]) == (503, "2")
+
+
+async def test_operators_pages_are_refused_in_every_spelling(tmp_path: Path) -> None:
+    """The edge decodes a path before it compares it; it answers itself, because there is no replica."""
+
+    def status(target: str) -> int:
+        connection = HTTPConnection("127.0.0.1", front.port, timeout=seconds(20))
+        try:
+            connection.request("GET", target)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    with edge(tmp_path) as front:
+        await until(lambda: front.get("/").status_code == 503)
+        for target in ("/status", "/status?x", "//status", "/%73tatus", "//%6Detrics", "/%2freadyz", "/%6civez"):
+            assert (target, await trio.to_thread.run_sync(status, target)) == (target, 403)
+        assert await trio.to_thread.run_sync(status, "/%65vents") == 503
 
 
 async def test_streams_pass_and_operations_do_not(
