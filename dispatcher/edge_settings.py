@@ -35,7 +35,8 @@ class EdgeSettings(BaseModel):
     trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Networks of the proxies in front, comma-separated, such as `10.0.0.0/8`. Their statements about a "
-        "client's address and host are trusted. Empty: a client's address is the peer of its connection.",
+        "client's address and host are trusted, so they must overwrite the client's own. Empty: a client's address is "
+        "the peer of its connection.",
     )
     forwarded: Literal["x-forwarded-for", "forwarded", "proxy-protocol"] = Field(
         default="x-forwarded-for",

@@ -119,6 +119,12 @@ def asked(port: int, target: str, client: str = "127.0.0.1", **fields: str) -> I
         connection.close()
 
 
+def begins(stream: HTTPResponse) -> str:
+    """The first named event of a stream."""
+    assert stream.status == 200
+    return next(line for line in stream if line.startswith(b"event: ")).decode().removeprefix("event: ").strip()
+
+
 @pytest.mark.parametrize("proxy", [nginx, haproxy])
 def test_a_proxy_passes_streams_and_asks_event_sources_to_retry(proxy: Proxy, tmp_path: Path) -> None:
     """Both transports and the page pass, operators' pages do not; without a replica SSE gets `retry:`."""
@@ -153,6 +159,34 @@ def test_a_proxy_hides_operators_pages_in_every_spelling(proxy: Proxy, tmp_path:
             for target in (f"/./{page}", f"/x/../{page}", f"/{page}/", f"/{page};x", f"/%25{encoded[1:]}"):
                 with asked(port, target) as response:
                     assert (target, response.status) in {(target, 403), (target, 404)}
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+@pytest.mark.parametrize("form", ["x-forwarded-for", "forwarded"])
+def test_a_proxy_lets_no_page_choose_its_host(proxy: Proxy, form: str, tmp_path: Path) -> None:
+    """With DNS rebinding the browser's Host is what the proxy forwards; fields of the page do not replace it."""
+    settings = {"trusted_proxies": "127.0.0.1", "forwarded": form, "allowed_hosts": "stream.example.org"}
+    with behind(proxy, tmp_path, **settings) as port:
+        for ours in ("stream.example.org", "localhost"):
+            written = {"X_Forwarded_Host": ours, "Forwarded": f"for=192.0.2.1;host={ours}"}
+            for path, own_status in (("/events", 200), ("/ws", 400), ("/client", 404)):
+                for host, status in ((ours, own_status), ("rebound.example", 421)):
+                    with asked(port, path, Host=host, Accept="text/event-stream", **written) as response:
+                        assert (path, host, response.status) == (path, host, status)
+
+
+@pytest.mark.parametrize("proxy", [nginx, haproxy])
+def test_a_proxy_lets_no_client_choose_its_address(proxy: Proxy, tmp_path: Path) -> None:
+    """The replica counts the address that the proxy sees, even if the client has one of a trusted network."""
+    settings = {"trusted_proxies": "127.0.0.0/8", "max_subscribers_per_address": "1"}
+    one, another = "127.0.0.2", "127.0.0.3"
+    with behind(proxy, tmp_path, **settings) as port, asked(port, "/events", one) as first:
+        assert begins(first) == "state"
+        for written in ({}, {"X_Forwarded_For": "198.51.100.7"}, {"Forwarded": "for=198.51.100.7"}):
+            with asked(port, "/events", one, **written) as response:
+                assert (written, begins(response)) == (written, "goodbye")
+        with asked(port, "/events", another, X_Forwarded_For=one) as response:
+            assert begins(response) == "state"
 
 
 def test_the_systemd_unit_is_valid_and_hardened(tmp_path: Path) -> None:

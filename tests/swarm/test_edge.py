@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -140,8 +141,8 @@ async def test_streams_pass_and_operations_do_not(
 async def test_replicas_see_the_address_of_the_client(
     kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path
 ) -> None:
-    """Only the edge's header counts, not the client's, so limits by address hold."""
-    settings = {"trusted_proxies": "127.0.0.1", "max_subscribers_per_address": 1}
+    """Only the edge's header counts, not the client's, so limits by address hold, and so does the check of hosts."""
+    settings = {"trusted_proxies": "127.0.0.1", "max_subscribers_per_address": 1, "allowed_hosts": "stream.example.org"}
     replica = replicas(kafka.bootstrap_servers, kafka.create_topic(1), settings=settings)
     replica.wait_until_ready()
     with edge(tmp_path, f"server replica 127.0.0.1:{replica.port}") as front:
@@ -152,3 +153,7 @@ async def test_replicas_see_the_address_of_the_client(
                 front, headers={"X-Forwarded-For": "192.0.2.1", "Forwarded": "for=192.0.2.1"}
             ) as second:
                 assert (await second.next_control("goodbye"))["code"] == 4429
+        rebound = {"Host": "rebound.example", "X-Forwarded-Host": "stream.example.org"}
+        ask = partial(httpx2.get, f"http://127.0.0.1:{front.port}/ws", headers=rebound)
+        answer = await trio.to_thread.run_sync(ask)
+        assert answer.status_code == 421
