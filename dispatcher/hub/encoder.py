@@ -94,13 +94,17 @@ class Encoder:
         selection.snapshot = snapshot
         return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, before)
 
-    def rest(self, feed: Feed, entry: Entry, first_offset: int) -> Part:
+    def rest(self, feed: Feed, entry: Entry, first_offset: int) -> tuple[Selection, Part]:
         """The entry's records from an offset on, encoded for one subscriber that already has the earlier ones."""
         self._parts += 1
         records, gap = entry.batch.records, entry.batch.gap
-        wanted = records[bisect_left(records.offsets, first_offset) :]
+        first = bisect_left(records.offsets, first_offset)
         gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
-        return _part(feed, self.shown(feed, Batch(entry.batch.partition, wanted, gap=gap)), entry.snapshot)
+        # Nobody may have been sent the records before these, so they must not count with the rest.
+        indexes: Sequence[int] = range(first, len(records))
+        selection = Selection(entry, indexes if gap is None else [GAP, *indexes])
+        batch = Batch(entry.batch.partition, records[first:], gap=gap)
+        return selection, _part(feed, self.shown(feed, batch), entry.snapshot)
 
     def round(self, feed: Feed, items: Sequence[EncodedEntry]) -> bytes:
         """One write for all sockets: parts of entries, framed, and the position after them."""

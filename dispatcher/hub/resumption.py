@@ -225,9 +225,10 @@ class Resumption(Replayed):
                     item = self._encoder.wanted(feed, entry, cursor.first_offset)
                     looked_at += entry.record_count
                 elif cursor.first_offset > entry.batch.first_offset:
-                    item = entry, self._encoder.rest(feed, entry, cursor.first_offset)
+                    item = self._encoder.rest(feed, entry, cursor.first_offset)
                     if feed.counts and self._history.is_followed(entry.batch.partition):
-                        # The earlier records may have been sent to nobody: they must not count with the rest.
+                        # As long as it is followed, ranges are kept of what was sent; see `Subscriber.handing_over`.
+                        item = entry, item[1]
                         self.in_part.append((entry, cursor.first_offset))
                         self._replayed_ranges.append(
                             (entry.batch.partition, cursor.first_offset, entry.batch.next_offset)

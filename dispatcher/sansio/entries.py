@@ -142,16 +142,20 @@ def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None
 
     Args:
         batch: The batch.
-        indexes: The indexes of the records.
+        indexes: The indexes of the records; a ``range`` of consecutive ones costs as much as one record.
         records: The batch's records, if the batch itself may have dropped them.
     """
     offsets = (batch.records if records is None else records).offsets
     ranges: list[tuple[int, int]] = []
+    more = 0
+    if isinstance(indexes, range) and indexes:
+        # Consecutive records touch: the end of a long batch costs as much as one record.
+        indexes, more = indexes[:1], len(indexes) - 1
     for index in indexes:
         if index == GAP:
             start, end = batch.covers_from, offsets[0] if offsets else batch.next_offset
         else:
-            start, end = offsets[index - 1] + 1 if index else batch.covers_from, offsets[index] + 1
+            start, end = offsets[index - 1] + 1 if index else batch.covers_from, offsets[index + more] + 1
             if index == 0 and batch.gap is not None:
                 start = offsets[0]
         start = max(start, batch.covers_from)

@@ -180,13 +180,24 @@ def test_the_rest_of_an_entry_begins_where_its_reader_stands() -> None:
     """A reader may be after any record, or within a gap."""
     desk = Desk()
     entry = desk.entry("abc", gap=3)
-    found = [
-        [what for _, what in desk.events(FEED, (entry, desk.encoder.rest(FEED, entry, at)))] for at in (0, 2, 3, 5)
-    ]
+    found = [[what for _, what in desk.events(FEED, desk.encoder.rest(FEED, entry, at))] for at in (0, 2, 3, 5)]
     assert found == [["gap 0", "3", "4", "5"], ["gap 2", "3", "4", "5"], ["3", "4", "5"], ["5"]]
     plain = desk.entry("a")
-    assert [what for _, what in desk.events(FEED, (plain, desk.encoder.rest(FEED, plain, 6)))] == ["6"]
+    assert [what for _, what in desk.events(FEED, desk.encoder.rest(FEED, plain, 6))] == ["6"]
     assert desk.encoder.statistics().parts == 5
+
+
+def test_with_the_rest_of_an_entry_nothing_before_it_counts() -> None:
+    """Offsets without a record count with the record after them, and a gap counts with its entry's only part."""
+    desk = Desk()
+    desk.entry("ab")
+    compacted = Batch(ONE, [Record(n, None, None, b"", ()) for n in (4, 5, 9, 11)], covers_from=2)
+    entry = desk.history.append(compacted)
+    found = [(each.ranges, each.record_count) for each, _ in (desk.encoder.rest(FEED, entry, at) for at in (5, 7, 9))]
+    assert found == [([(5, 12)], 3), ([(6, 12)], 2), ([(6, 12)], 2)]
+    desk.ends[ONE] = 12
+    only_gap, _ = desk.encoder.rest(FEED, desk.entry("", gap=3), 13)
+    assert (only_gap.ranges, only_gap.record_count) == ([(12, 15)], 0)
 
 
 def test_a_filter_is_sent_what_it_wants_of_an_entry_and_every_gap() -> None:
@@ -269,8 +280,8 @@ def test_keys_and_values_are_written_as_their_topic_says() -> None:
     desk = Desk(spelling=Spelling(value="base64"))
     feed = feed_of(WEBSOCKET, TOPICS)
     entry = desk.entry("a")
-    for part in (desk.encoder.entry(feed, entry), desk.encoder.rest(feed, entry, 0)):
-        [message] = frames(desk.encoder.write(feed, [(entry, part)]))
+    for item in ((entry, desk.encoder.entry(feed, entry)), desk.encoder.rest(feed, entry, 0)):
+        [message] = frames(desk.encoder.write(feed, [item]))
         assert message["records"][0]["value_base64"] == "MA=="
     empty = desk.batch("", gap=1)
     assert desk.encoder.shown(feed, empty) is empty

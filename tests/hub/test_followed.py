@@ -204,6 +204,28 @@ async def test_a_write_that_succeeds_or_a_partition_that_leaves_again_sends_nobo
         assert bench.ranges[TWO] == {0, 1, 2}
 
 
+async def test_a_write_of_some_records_that_fails_is_made_up_for_by_a_reader_that_took_only_later_ones(
+    bench: FollowingBench,
+) -> None:
+    """What precedes these in their batch does not count with them."""
+    filtered = bench.stream(wants("f"))
+    await settled()
+    filtered.transport.gate = trio.Event()  # from now on its socket is full
+    bench.publish_keys(*"aaaafffbbb", partition=TWO)
+    everything = bench.stream(WHOLE, {ONE: -1, TWO: 9})
+    await settled()
+    bench.own(0, (0, 4))
+    await settled()
+    assert everything.transport.values == ["7", "8", "9"]
+    assert bench.ranges[TWO] == {7, 8, 9}
+    filtered.transport.broken = True
+    opened(filtered.transport)
+    await settled()
+    assert everything.transport.values == ["7", "8", "9", *map(str, range(4, 10))]
+    assert bench.ranges[TWO] == set(range(4, 10))
+    assert bench.hub.history.waiting_bytes == 0
+
+
 async def test_memory_that_does_not_reach_where_the_group_goes_on_begins_again(nursery: trio.Nursery) -> None:
     """Readers of the whole topic continue where they were, without repeats."""
     bench = FollowingBench(nursery, 12)

@@ -126,6 +126,33 @@ async def test_what_a_leaving_subscriber_wanted_is_parked(nursery: trio.Nursery,
     assert bench.ranges == {ONE: {0}}
 
 
+@pytest.mark.parametrize("begins", ["since", "id", "last", "grant"])
+async def test_a_subscriber_that_begins_within_a_batch_releases_nothing_that_is_parked_before(
+    nursery: trio.Nursery, begins: str
+) -> None:
+    """Not even if it wants everything: it was sent only the end of the batch."""
+    bench = KeyedBench(**SMALL, **({} if begins == "grant" else PARKS))
+    nursery.start_soon(bench.hub.run)
+    a = await connect(nursery, bench, wanting(grant={"in": {"key": ["a"]}}) if begins == "grant" else wanting("a"))
+    bench.publish_keys("b", "a", "b", "a", "b", "a")
+    await settle()
+    assert (a.values, bench.ranges) == (["1", "3", "5"], {ONE: {1, 3, 5}})
+    everything = RecordingTransport()
+    everything.gate.set()
+    start = {"id": {"position": {ONE: 2}}, "last": {"last": 3}}.get(begins, {"since_ms": 3})
+    subscriber = bench.hub.subscribe(wanting(), everything, **start)  # type: ignore[arg-type] # each takes one of them
+    nursery.start_soon(subscriber.run)
+    await settle()
+    assert everything.values == ["3", "4", "5"]
+    assert bench.ranges == {ONE: {1, 3, 4, 5}}
+    reason = "not-granted" if begins == "grant" else "unmatched"
+    assert parked(bench) == {"ranges": 1, "offsets": 2, "first": 0, reason: 2}
+    b = await connect(nursery, bench, wanting("b"))
+    assert b.values[:2] == ["0", "2"]
+    assert (bench.ranges, parked(bench)) == ({ONE: set(range(6))}, {})
+    assert (subscriber.record_count, bench.hub.statistics().dispatched_records) == (3, 6)
+
+
 async def test_whoever_resumes_gets_what_comes_after_its_id_and_nothing_before(
     nursery: trio.Nursery, bench: KeyedBench
 ) -> None:

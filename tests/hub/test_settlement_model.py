@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.parking import Parking
 from dispatcher.hub.settlement import Settlement
 from dispatcher.sansio import entries
 from dispatcher.sansio.entries import Entry, Selection
 from dispatcher.sansio.parking import ParkedRanges
+from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_filtered import KeyedBench, wanting
 from tests.hub.test_hub import ONE, RecordingTransport, settle
 from tests.hub.test_parking import PARKS, SMALL
@@ -29,7 +31,7 @@ END = 10**6
 
 STEPS = st.lists(
     st.tuples(st.just("publish"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=4))
-    | st.tuples(st.just("connect"), st.integers(0, len(CHOICES) - 1), st.booleans())
+    | st.tuples(st.just("connect"), st.integers(0, len(CHOICES) - 1), st.booleans(), st.none() | st.integers(1, 3))
     | st.tuples(st.just("leave"), st.integers(0, 3))
     | st.tuples(st.just("read"), st.integers(0, 3)),
     min_size=1,
@@ -50,7 +52,7 @@ class Reader:
     transport: RecordingTransport
     scope: trio.CancelScope
     since: int
-    """How many records there were when it came."""
+    """The offset after the one that its id names; how many records there were when it came if it has none."""
     present: bool = True
 
     def wants(self, key: str) -> bool:
@@ -114,7 +116,9 @@ async def play(steps: list[Any], parks: bool) -> None:
                 bench.publish_keys(*step[1])
             elif step[0] == "connect":
                 wanted = CHOICES[step[1]]
-                reader = Reader(wanted, RecordingTransport(), trio.CancelScope(), len(model.keys))
+                since = len(model.keys) if step[3] is None else min(step[3], len(model.keys))
+                reader = Reader(wanted, RecordingTransport(), trio.CancelScope(), since)
+                position = None if step[3] is None else {ONE: since - 1}
                 if step[2]:
                     reader.transport.gate.set()
                 model.readers.append(reader)
@@ -122,12 +126,13 @@ async def play(steps: list[Any], parks: bool) -> None:
 
                 async def serve(  # noqa: ASYNC128 - the bench does
                     reader: Reader = reader,
+                    position: dict[TopicPartition, int] | None = position,
                     *,
                     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
                 ) -> None:
                     with reader.scope:
                         feed = wanting(*reader.wanted)
-                        await bench.serve(reader.transport, None, None, feed, task_status=task_status)
+                        await bench.serve(reader.transport, position, None, feed, task_status=task_status)
 
                 await nursery.start(serve)
             elif model.readers:
@@ -230,6 +235,12 @@ def _commits_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Parking, "parks", lambda self, topic: False)  # noqa: ARG005
 
 
+def _counts_what_precedes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader that begins within a batch counts for all of it."""
+    rest = Encoder.rest
+    monkeypatch.setattr(Encoder, "rest", lambda self, feed, entry, at: (entry, rest(self, feed, entry, at)[1]))
+
+
 @pytest.mark.parametrize(
     ("fault", "parks"),
     [
@@ -243,6 +254,7 @@ def _commits_what_is_parked(monkeypatch: pytest.MonkeyPatch) -> None:
         (_forgets_what_was_parked, True),
         (_begins_after_what_is_parked, True),
         (_commits_what_is_parked, True),
+        (_counts_what_precedes_the_rest, True),
     ],
 )
 def test_the_model_finds_planted_faults(

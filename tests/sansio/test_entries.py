@@ -92,6 +92,16 @@ def test_records_stand_for_the_offsets_before_them(
     assert covered(batch, indexes) == expected
 
 
+@pytest.mark.parametrize("covers_from", [2, 5, 6, 7, 9, 10])
+@pytest.mark.parametrize("gap", [None, RETENTION])
+def test_consecutive_records_stand_for_the_same_as_each_of_them(covers_from: int, gap: Gap | None) -> None:
+    """Without a look at each."""
+    batch = Batch(TP, records(5, 6, 9), covers_from=covers_from, gap=gap)
+    for first in range(4):
+        for end in range(4):
+            assert covered(batch, range(first, end)) == covered(batch, list(range(first, end)))
+
+
 def test_records_that_a_batch_has_let_go_of_may_be_given() -> None:
     """A subscriber may still be writing records that the history has dropped."""
     batch = Batch(TP, records(5, 6, 9))
