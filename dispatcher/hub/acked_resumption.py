@@ -21,7 +21,7 @@ from dispatcher.hub.lookups import Lookups
 from dispatcher.hub.resumption import LOOK_RECORDS, Resumption
 from dispatcher.sansio.acknowledgements import Acknowledgements
 from dispatcher.sansio.deliveries import Delivery
-from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Selection
+from dispatcher.sansio.entries import EncodedEntry, Entry, Selection
 from dispatcher.sansio.history import History
 from dispatcher.sansio.offset_set import OffsetRange
 from dispatcher.sansio.parking import ParkedPartition
@@ -219,7 +219,7 @@ class AckedResumption(Resumption):
         else:
             # One record more than fits shows whether anything is left; looking at all of it each time would cost more.
             indexes = wanted_indexes(feed, batch, first_offset, records + 1)
-        if not indexes and (batch.gap is None or first_offset > batch.gap.last):
+        if not indexes and batch.gap_from(first_offset) is None:
             return None, True
         count = min(len(indexes), records, _fitting(batch, size_bytes))
         if not count and indexes:
@@ -271,7 +271,7 @@ def deliveries(taken: Iterable[EncodedEntry]) -> Iterable[Delivery]:
     """The deliveries of a write that the client has to acknowledge."""
     for offered, part in taken:
         if isinstance(offered, Selection):
-            indexes: Sequence[int] = offered.indexes[1:] if offered.indexes[:1] == [GAP] else offered.indexes
+            indexes: Sequence[int] = offered.indexes[1:] if offered.has_gap else offered.indexes
             entry = offered.entry
         else:
             indexes, entry = range(offered.record_count), offered

@@ -17,6 +17,7 @@ from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import Snapshot
+from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 
@@ -53,21 +54,19 @@ class Encoder:
     def selected(self, feed: Feed, selection: Selection, encoded: "Selected") -> Part:
         """Some records of an entry for a feed with filters, taken from those that any filter wants."""
         indexes = selection.indexes
-        if indexes[0] != GAP:
+        if not selection.has_gap:
             return encoded.part(feed, indexes, b"")
-        return encoded.part(feed, indexes[1:], _gap(feed, selection.batch))
+        return encoded.part(feed, indexes[1:], _gap(feed, selection.batch.gap))
 
     def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
         """The records from an offset on that a filtered feed wants, encoded for one subscriber, or None."""
-        batch, gap = entry.batch, entry.batch.gap
+        batch, gap = entry.batch, entry.batch.gap_from(first_offset)
         indexes = wanted_indexes(feed, batch, first_offset)
-        has_gap = gap is not None and first_offset <= gap.last
-        if not indexes and not has_gap:
+        if not indexes and gap is None:
             return None
         self._parts += 1
-        before = b"" if gap is None or not has_gap else _gap(feed, batch, max(first_offset, gap.first))
-        part = self.choose(feed, batch, entry.snapshot, indexes).part(feed, indexes, before)
-        return Selection(entry, [GAP, *indexes] if has_gap else indexes), part
+        part = self.choose(feed, batch, entry.snapshot, indexes).part(feed, indexes, _gap(feed, gap))
+        return Selection(entry, indexes if gap is None else [GAP, *indexes]), part
 
     def some(
         self, feed: Feed, entry: Entry, indexes: Sequence[int], first_offset: int, *, is_last: bool
@@ -83,23 +82,20 @@ class Encoder:
             is_last: Whether it is sent no later records of the entry: then their position is the entry's.
         """
         self._parts += 1
-        batch, gap = entry.batch, entry.batch.gap
-        has_gap = gap is not None and first_offset <= gap.last
-        before = _gap(feed, batch, max(first_offset, gap.first)) if gap is not None and has_gap else b""
+        batch, gap = entry.batch, entry.batch.gap_from(first_offset)
         snapshot = entry.snapshot
         if not is_last:
             own = snapshot.layout.indexes[batch.partition]
             snapshot = snapshot.ending(own, batch.records.offsets[indexes[-1]])
-        selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
+        selection = Selection(entry, indexes if gap is None else [GAP, *indexes])
         selection.snapshot = snapshot
-        return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, before)
+        return selection, self.choose(feed, batch, snapshot, indexes).part(feed, indexes, _gap(feed, gap))
 
     def rest(self, feed: Feed, entry: Entry, first_offset: int) -> tuple[Selection, Part]:
         """The entry's records from an offset on, encoded for one subscriber that already has the earlier ones."""
         self._parts += 1
-        records, gap = entry.batch.records, entry.batch.gap
+        records, gap = entry.batch.records, entry.batch.gap_from(first_offset)
         first = bisect_left(records.offsets, first_offset)
-        gap = gap._replace(first=first_offset) if gap is not None and first_offset <= gap.last else None
         # Nobody may have been sent the records before these, so they must not count with the rest.
         indexes: Sequence[int] = range(first, len(records))
         selection = Selection(entry, indexes if gap is None else [GAP, *indexes])
@@ -146,7 +142,7 @@ class Encoder:
             part = _part(feed, self.shown(feed, batch), snapshot)
         else:
             indexes = wanted_indexes(feed, batch, batch.first_offset)
-            part = self.choose(feed, batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch))
+            part = self.choose(feed, batch, snapshot, indexes).part(feed, indexes, _gap(feed, batch.gap))
         gap = feed.wire.frame(part.gap) if part.gap else b""
         return indexes, gap + (self._framed(feed, [part.records], part, batch, snapshot) if part.records else b"")
 
@@ -215,7 +211,7 @@ class Encoder:
 def _part(feed: Feed, batch: Batch, snapshot: Snapshot) -> Part:
     suffix = _suffix(feed, batch, snapshot)
     records = feed.wire.encode_records(batch, suffix) if batch.records else b""
-    return Part(_gap(feed, batch), records, has_ids=suffix is not None)
+    return Part(_gap(feed, batch.gap), records, has_ids=suffix is not None)
 
 
 def _suffix(feed: Feed, batch: Batch, snapshot: Snapshot) -> str | None:
@@ -227,11 +223,8 @@ def _suffix(feed: Feed, batch: Batch, snapshot: Snapshot) -> str | None:
     return snapshot.short_suffix(snapshot.layout.indexes[batch.partition], feed.topics, whole=feed.whole)
 
 
-def _gap(feed: Feed, batch: Batch, first: int | None = None) -> bytes:
-    gap = batch.gap
-    if gap is None:
-        return b""
-    return feed.wire.encode_gap(*batch.partition, gap.first if first is None else first, gap.last, gap.reason)
+def _gap(feed: Feed, gap: Gap | None) -> bytes:
+    return b"" if gap is None else feed.wire.encode_gap(*gap.partition, gap.first, gap.last, gap.reason)
 
 
 def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None = None) -> list[int]:

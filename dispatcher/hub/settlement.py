@@ -233,7 +233,7 @@ class Settlement:
 
     def _first_dispatched(self, feed: Feed, offered: Offered) -> None:
         if offered.batch.partition.topic in self._acked_topics:
-            if feed.acks and offered.batch.gap is not None:
+            if feed.acks and offered.has_gap:
                 # Nobody can acknowledge a gap: having sent it is enough.
                 self.acked(offered.entry if isinstance(offered, Selection) else offered, offered.batch.records, [GAP])
             return

@@ -91,6 +91,11 @@ class Entry(Moment):
         return settled
 
     @property
+    def has_gap(self) -> bool:
+        """Whether a gap precedes the records."""
+        return self.batch.gap is not None
+
+    @property
     def first_pending(self) -> int:
         """Return the first offset that is neither dispatched nor settled."""
         batch, pending = self.batch, self.pending
@@ -124,6 +129,11 @@ class Selection(Moment):
         self.dispatched = False
 
     @property
+    def has_gap(self) -> bool:
+        """Whether the gap goes with them."""
+        return self.indexes[0] == GAP
+
+    @property
     def batch(self) -> Batch:
         """The whole batch."""
         return self.entry.batch
@@ -143,7 +153,7 @@ def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None
     Args:
         batch: The batch.
         indexes: The indexes of the records; a ``range`` of consecutive ones costs as much as one record.
-        records: The batch's records, if the batch itself may have dropped them.
+        records: The batch's records, if the batch itself may have dropped them; for `GAP` alone none are needed.
     """
     offsets = (batch.records if records is None else records).offsets
     ranges: list[tuple[int, int]] = []
@@ -153,11 +163,11 @@ def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None
         indexes, more = indexes[:1], len(indexes) - 1
     for index in indexes:
         if index == GAP:
-            start, end = batch.covers_from, offsets[0] if offsets else batch.next_offset
+            start, end = batch.covers_from, batch.gap_end
         else:
             start, end = offsets[index - 1] + 1 if index else batch.covers_from, offsets[index + more] + 1
             if index == 0 and batch.gap is not None:
-                start = offsets[0]
+                start = batch.gap_end
         start = max(start, batch.covers_from)
         if start >= end:
             continue

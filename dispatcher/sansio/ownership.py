@@ -60,7 +60,8 @@ class HandOver:
 
         Records before the committed offset count: nobody is sent them any more, so nothing else would ever settle them.
         """
-        first_offset = batch.first_offset if batch.gap is None else batch.gap.first
+        # The gap of a recreated topic begins at an offset of the old log.
+        first_offset = batch.first_offset if batch.gap is None else min(batch.first_offset, batch.gap.first)
         if first_offset >= self.begins and not any(
             first < batch.next_offset and batch.covers_from < end for first, end in self.counted
         ):

@@ -13,6 +13,9 @@ EARLIEST = -2
 NOW = -1
 """Instead of a time: from the end of the log (Kafka's own number for it in ListOffsets)."""
 
+RECREATED = "recreated"
+"""The reason of a gap between the log of a topic and that of a topic with the same name."""
+
 
 class Range(NamedTuple):
     """Offsets of one partition that a subscriber still needs."""
@@ -37,8 +40,20 @@ class Gap(NamedTuple):
     partition: TopicPartition
     first: int
     last: int
-    """Below `first` if the topic was recreated."""
+    """If the topic was recreated, the offset before the first of the new log: it is mostly below `first`."""
     reason: str
+
+    def owed_from(self, offset: int, first_record: int) -> "Gap | None":
+        """Return what a reader has to be sent of the gap; None if the reader is past it.
+
+        Args:
+            offset: The first offset that the reader needs.
+            first_record: The offset of the first record after the gap.
+        """
+        if self.reason == RECREATED:
+            # Its first offset is of the old log, and says nothing about a place in the new one.
+            return self if offset <= first_record else None
+        return self._replace(first=max(offset, self.first)) if offset <= self.last else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +86,4 @@ class Chunk:
 
 def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
     """Return the gap of a recreated topic: nothing lies between the old next offset and the new log's first."""
-    return Gap(partition, next_offset, first_offset - 1, "recreated")
+    return Gap(partition, next_offset, first_offset - 1, RECREATED)

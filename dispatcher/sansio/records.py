@@ -184,6 +184,7 @@ class Batch:
         "epoch",
         "first_offset",
         "gap",
+        "gap_end",
         "leader_epoch",
         "next_offset",
         "partition",
@@ -221,6 +222,8 @@ class Batch:
         """The leader epoch of the last record (KIP-320); None if unknown."""
         self.gap = gap
         """A gap that subscribers have to be sent before the records."""
+        self.gap_end = first_offset if offsets else next_offset
+        """The offset after the gap, if there is one: that of the first record, or else the batch's next offset."""
         self.first_offset = first_offset
         """The offset of the first record, or the first offset of the gap."""
         self.next_offset = next_offset
@@ -229,6 +232,10 @@ class Batch:
         """When it arrived in Trio's thread, on a clock that only moves forward; None for a followed partition."""
         self.size_bytes = BATCH_OVERHEAD_BYTES + records.size_bytes
         """Memory that the batch takes."""
+
+    def gap_from(self, offset: int) -> "Gap | None":
+        """Return what a reader that needs this offset and later ones has to be sent of the gap; None if nothing."""
+        return None if self.gap is None else self.gap.owed_from(offset, self.gap_end)
 
     def __repr__(self) -> str:
         return f"<Batch {self.partition} {self.first_offset}..{self.next_offset - 1} epoch {self.epoch}>"

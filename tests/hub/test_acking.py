@@ -22,7 +22,7 @@ from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.entries import Round
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Chunk, Gap, Range
+from dispatcher.sansio.ranges import Chunk, Gap, Range, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordedLog, RecordingTransport, settle
 
@@ -134,6 +134,13 @@ class AckBench(Bench):
         self.nursery = nursery
         self.ends = {ONE: 0, TWO: 0}
         nursery.start_soon(self.hub.run)
+
+    def recreate(self, *offsets: int) -> None:
+        """The topic's new log begins at 0, and has one batch of these records; nobody has heard of it yet."""
+        self.hub.partition_recreated(ONE, 0, 50)
+        self.hub.reached(ONE, 0)
+        records = [Record(offset, None, None, b"x", ()) for offset in offsets]
+        self.hub.publish(Batch(ONE, records, epoch=1, covers_from=0, gap=recreated(ONE, 50, 0)))
 
     def batch(
         self, count: int, partition: TopicPartition = ONE, *, gap: int = 0, size: int = 1, epoch: int = 1
@@ -834,6 +841,47 @@ def seen(acker: Acker) -> list[object]:
             found.append(f"to {message['to']}")
         found += [record["offset"] for record in message.get("records", ())]
     return found
+
+
+@pytest.mark.parametrize("commit_on", ["acked", "written"])
+@pytest.mark.parametrize("window", [1, 2, 100])
+async def test_whoever_is_first_after_a_recreation_is_sent_the_gap_once_whatever_its_window(
+    nursery: trio.Nursery, commit_on: str, window: int
+) -> None:
+    """It goes with the first record, and nothing waits at the end."""
+    bench = AckBench(nursery, topic_tables={"assets": {"commit_on": commit_on}})
+    bench.recreate(2, 3, 4)
+    acker = Acker(bench, window)
+    await settle()
+    for offset in (2, 3, 4):
+        await acker.ack(p0=offset)
+    sent = [message for message in acker.messages if message["type"] in {"gap", "records"}]
+    assert [message["type"] for message in sent].index("records") == 1
+    assert [(m["from"], m["to"], m["reason"]) for m in sent if m["type"] == "gap"] == [(50, -1, "recreated")]
+    assert acker.offsets == [2, 3, 4]
+    assert bench.ranges == {ONE: set(range(5))}
+    assert (bench.hub.history.start(ONE), bench.hub.history.waiting_bytes) == (5, 0)
+
+
+@pytest.mark.parametrize("has_gap", [True, False])
+async def test_a_gap_whose_partition_leaves_during_its_write_takes_no_record_with_it(
+    nursery: trio.Nursery, has_gap: bool
+) -> None:
+    """By the end of the write the history has dropped the records, which nobody has acknowledged."""
+    bench = AckBench(nursery)
+    if has_gap:
+        bench.recreate(2, 3, 4)
+    else:
+        bench.batch(5)
+    acker = Acker(bench, 100)
+    acker.transport.gate = trio.Event()
+    await settle()
+    assert acker.subscriber.in_flight
+    bench.hub.unassigned([ONE])
+    acker.transport.gate.set()
+    await settle()
+    assert len(acker.offsets) == (3 if has_gap else 5)
+    assert bench.ranges == ({ONE: {0, 1}} if has_gap else {})
 
 
 async def test_a_replay_is_cut_to_the_window_and_its_gaps_keep_their_place(nursery: trio.Nursery) -> None:

@@ -21,7 +21,7 @@ from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import parse_position
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 from tests.hub.test_acking import messages
@@ -224,6 +224,25 @@ def test_a_filter_is_sent_what_it_wants_of_an_entry_and_every_gap() -> None:
     assert item is not None
     assert isinstance(item[0], Selection)
     assert item[0].indexes == [GAP]
+
+
+@pytest.mark.parametrize("old_end", [0, 1, 50])
+def test_the_gap_of_a_recreated_topic_goes_with_the_first_record_of_the_new_log(old_end: int) -> None:
+    """However the offsets of both logs compare; a reader that has had that record is not sent the gap again."""
+    desk = Desk()
+    records = [Record(n, None, b"a", str(n).encode(), ()) for n in (3, 4, 5)]
+    entry = desk.history.append(Batch(ONE, records, covers_from=1, gap=recreated(ONE, old_end, 1)))
+    feed = feed_of(SSE_VALUE, TOPICS, A)
+    for at, expected in ((1, [GAP, 0, 1, 2]), (3, [GAP, 0, 1, 2]), (4, [1, 2])):
+        found = [desk.encoder.wanted(feed, entry, at)]
+        found.append(desk.encoder.some(FEED, entry, [n for n in expected if n != GAP], at, is_last=True))
+        found += [desk.encoder.rest(FEED, entry, at)] if at > 3 else []
+        for item in found:
+            assert item is not None
+            assert isinstance(item[0], Selection)
+            assert list(item[0].indexes) == expected
+            values = [f"gap {old_end}" if n == GAP else str(n + 3) for n in expected]
+            assert [what for _, what in desk.events(FEED, item)] == values
 
 
 def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() -> None:

@@ -12,7 +12,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
 
@@ -375,3 +375,21 @@ async def test_a_filter_that_wants_nothing_of_what_was_read_goes_on_where_that_e
     await settle()
     assert reader.values == ["4", "5", "6", "7"]
     assert bench.ranges[ONE] >= set(range(4, 8))
+
+
+@pytest.mark.parametrize("key", ["a", "none"])
+async def test_a_filter_that_is_first_after_a_recreation_is_sent_the_gap_once(
+    nursery: trio.Nursery, bench: KeyedBench, key: str
+) -> None:
+    """Then nothing waits any more, and nobody is sent its records again."""
+    bench.hub.partition_recreated(ONE, 0, 50)
+    bench.hub.reached(ONE, 0)
+    records = [Record(offset, None, b"a", str(offset).encode(), ()) for offset in (2, 3, 4)]
+    bench.hub.publish(Batch(ONE, records, covers_from=0, gap=recreated(ONE, 50, 0)))
+    await settle()
+    first = await connect(nursery, bench, wanting(key))
+    assert [kind for _, kind, _ in first.events if kind != "state"] == ["gap", *["message"] * (3 * (key == "a"))]
+    assert (bench.hub.history.start(ONE), bench.hub.history.waiting_bytes) == (5, 0)
+    assert bench.ranges == {ONE: set(range(5))}
+    second = await connect(nursery, bench, wanting(key))
+    assert [kind for _, kind, _ in second.events] == ["state"]

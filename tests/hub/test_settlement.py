@@ -174,6 +174,8 @@ def test_acknowledgements_alone_count_where_the_topic_says_so() -> None:
     plain = books.publish("a")
     books.settlement.dispatched(ACKS, [plain], 1)
     lost = books.publish("a", gap=1)
+    books.settlement.dispatched(ACKS, [Selection(lost, [0])], 1)
+    assert books.done == [0, 1], "the gap was not sent"
     books.settlement.dispatched(ACKS, [Selection(lost, [GAP, 0])], 1)
     assert books.done == [0, 1, 5]
     books.settlement.acked(entry, entry.batch.records, [0])

@@ -5,7 +5,7 @@ import pytest
 from dispatcher.sansio.entries import GAP, Cursor, Entry, Part, Round, Selection, covered, joined
 from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import OFFSET_BYTES, Snapshot
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 TP = TopicPartition("assets", 0)
@@ -108,6 +108,15 @@ def test_records_that_a_batch_has_let_go_of_may_be_given() -> None:
     kept = batch.records
     entry(batch).forget()
     assert covered(batch, [2], kept) == [(7, 10)]
+
+
+@pytest.mark.parametrize("gap", [RETENTION, recreated(TP, 50, 3)])
+def test_a_gap_ends_where_it_did_when_its_batch_has_let_go_of_the_records(gap: Gap) -> None:
+    """It never stands for these records."""
+    batch = Batch(TP, records(5, 6), gap=gap, covers_from=3)
+    before = covered(batch, [GAP])
+    entry(batch).forget()
+    assert before == covered(batch, [GAP]) == [(3, 5)]
 
 
 def test_a_round_counts_what_it_has() -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from dispatcher.sansio import ownership
 from dispatcher.sansio.entries import GAP
 from dispatcher.sansio.ownership import HandOver, Ownership, Role
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
@@ -142,6 +142,9 @@ def test_of_a_batch_that_counts_in_part_the_rest_is_pending() -> None:
     assert HandOver(0, [(2, 9)]).pending(batch) == {GAP}
     assert HandOver(0, [(0, 2), (3, 4)]).pending(batch) == {0, 2, 3}
     assert HandOver(0, []).pending(batch) is None
+    batch.covers_from, batch.gap = 3, recreated(A, 50, 0)
+    assert HandOver(3, []).pending(batch) == {1, 2, 3}, "the offset of the old log is no place in the new one"
+    batch.covers_from, batch.gap = 0, Gap(A, 0, 1, "expired")
     for committed, gap_waits in ((1, True), (2, False)):
         batch.covers_from = committed
         pending = HandOver(committed, []).pending(batch)

@@ -1,9 +1,11 @@
 """Records by column, and batches."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from dispatcher.sansio.decoded import Decoded
-from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.ranges import Gap, recreated
 from dispatcher.sansio.records import (
     HEADER_OVERHEAD_BYTES,
     NO_RECORDS,
@@ -63,6 +65,27 @@ def test_a_batch_may_stand_for_a_gap() -> None:
     assert (alone.covers_from, alone.first_offset, alone.next_offset, len(alone.records)) == (3, 3, 8, 0)
     before = Batch(partition, [Record(8, None, None, b"8", ())], covers_from=3, gap=gap)
     assert (before.covers_from, before.first_offset, before.next_offset) == (3, 8, 9)
+
+
+@pytest.mark.parametrize(
+    ("gap", "offsets", "owed"),
+    [
+        (None, (5,), [None] * 4),
+        (Gap(ONE, 3, 4, "expired"), (5,), [3, 3, 4, None]),
+        (Gap(ONE, 3, 4, "expired"), (), [3, 3, 4, None]),
+        (recreated(ONE, 50, 4), (5,), [50, 50, 50, 50]),
+        (recreated(ONE, 50, 0), (4,), [50, 50, 50, None]),
+        (recreated(ONE, 0, 4), (4,), [0, 0, 0, None]),
+    ],
+)
+def test_a_gap_is_owed_to_readers_that_need_what_follows_it(
+    gap: Gap | None, offsets: Sequence[int], owed: list[int | None]
+) -> None:
+    """To one within it, the rest of it; that of a recreated topic, whole, to each that needs the first record."""
+    batch = Batch(ONE, [Record(offset, None, None, b"", ()) for offset in offsets], covers_from=2, gap=gap)
+    found = [batch.gap_from(offset) for offset in (2, 3, 4, 5)]
+    assert [each and each.first for each in found] == owed
+    assert {each and each.last for each in found} <= {None, gap and gap.last}
 
 
 def test_values_are_shown_as_what_they_were_decoded_to() -> None:
