@@ -32,7 +32,7 @@ UNHEARD_SECONDS = 5.0
 END_SECONDS = 2.0
 """How long a killed process may take to disappear."""
 AWAY_SECONDS = 2.0
-"""How long connections to a worker that has ended wait for the next process."""
+"""How long connections to a worker that does not serve wait for it, once any worker has been up."""
 START_CODE = """\
 import sys
 sys.path[:] = sys.argv[2].split('\\n')
@@ -81,6 +81,8 @@ class Member:
         self.settings = settings
         self.has_been_ready = False
         self.has_been_up = False
+        self.keeps_port = True
+        """Whether the sockets listen although no process has reported yet: no other worker has been up either."""
         self._sockets = sockets
         self._look_up = look_up
         self._life: Life | None = None
@@ -233,7 +235,8 @@ class Member:
         finally:
             self._life = None
             self.has_served = life.is_up
-            self._away.heard()
+            if life.is_up:  # processes that end before their first report do not bring the worker back
+                self._away.heard()
             life.close()
             process.kill()
             # Close it first: a process that hangs in the kernel may not be reaped in time, and our end would stay open.
@@ -292,6 +295,7 @@ class Member:
             begin_listening(self._sockets)
         if not life.is_up:
             life.is_up = self.has_been_up = True
+            self.keeps_port = False
             log.info("worker up", worker=self.name, pid=life.process.pid)
             up()
         self._heard.set()
@@ -302,9 +306,8 @@ class Member:
         while True:
             await trio.sleep(LOOK_SECONDS)
             life = self._life
-            # Connections to the worker's first process wait for it, so that no other process can take the port.
-            is_away = self.has_been_up and not self.is_up
-            if is_away and self._away.look() >= AWAY_SECONDS:
+            # As long as no worker serves, connections wait for the first that does, and no other service takes the port.
+            if not (self.is_up or self.keeps_port) and self._away.look() >= AWAY_SECONDS:
                 self._end_listening()
             if life is not None:
                 silent_seconds = life.silence.look()

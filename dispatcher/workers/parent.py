@@ -186,6 +186,8 @@ class _Parent:
                 members[order.worker].send_on(order.number)
 
     def _up(self) -> None:
+        for member in self._members:
+            member.keeps_port = False
         if all(member.has_been_up for member in self._members):
             self._all_up.set()
 

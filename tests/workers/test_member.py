@@ -8,9 +8,10 @@ import pytest
 import trio
 
 from dispatcher.settings import Settings
+from dispatcher.workers import member as members
 from dispatcher.workers.balance import Load
 from dispatcher.workers.channel import MAX_QUEUED, Channel
-from dispatcher.workers.life import Life
+from dispatcher.workers.life import LOOK_SECONDS, Life
 from dispatcher.workers.member import Member
 
 
@@ -64,3 +65,16 @@ async def test_orders_to_send_subscribers_on_are_counted_if_they_are_sent(channe
     other = Member("2", Settings(), [])
     other.send_on(2)
     assert other.statistics().sent_on == 0
+
+
+async def test_processes_that_end_before_their_first_report_do_not_bring_a_worker_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The time until connections reach other workers continues."""
+    monkeypatch.setattr(members, "START_CODE", "raise SystemExit(3)")
+    member = Member("1", Settings(), [])
+    member.keeps_port = False
+    member._away.look()
+    await member.run(lambda: None, lambda member: member.stop())
+    assert member.exit_code == 3
+    assert member._away.seconds >= LOOK_SECONDS

@@ -69,6 +69,13 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def reached(replica: Replica) -> str:
+    """The name of the worker that a new stream has reached."""
+    with httpx2.stream("GET", f"{replica.url}/events", timeout=seconds(10)) as response:
+        line = next(line for line in response.iter_lines() if line.startswith("data: "))
+    return str(orjson.loads(line.removeprefix("data: "))["replica"])
+
+
 def is_served(replica: Replica) -> bool:
     """Whether a new connection is answered."""
     try:
@@ -106,15 +113,7 @@ def test_operators_get_one_answer_for_all(running: Replica) -> None:
 
 def test_both_workers_take_connections(running: Replica) -> None:
     """The kernel spreads them, and streams name the worker that they reached."""
-    found: set[str] = set()
-
-    def reach() -> bool:
-        with httpx2.stream("GET", f"{running.url}/events", timeout=seconds(10)) as response:
-            line = next(line for line in response.iter_lines() if line.startswith("data: "))
-        found.add(orjson.loads(line.removeprefix("data: "))["replica"])
-        return found == {"replica-1", "replica-2"}
-
-    wait_until("both have been reached", reach)
+    wait_until("both have been reached", lambda: {reached(running) for _ in range(10)} == {"replica-1", "replica-2"})
 
 
 def admin(replica: Replica, method: str, path: str, bearer: str = SECRET) -> httpx2.Response:
@@ -201,6 +200,30 @@ def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Rep
     assert after["1"] != before["1"]
     assert after["2"] == before["2"]
     assert [line["reason"] for line in running.wait_until_logged("worker ended")] == ["SIGKILL"]
+
+
+@pytest.mark.parametrize("fault", ["time.sleep(3600)", "sys.exit(3)"])
+def test_nobody_waits_for_a_worker_that_never_came_up(replicas: Start, tmp_path: Path, fault: str) -> None:
+    """Its first processes hang, or end, once the other one serves, which then gets all connections until it is back."""
+    broken = tmp_path / "broken"
+    broken.touch()
+    started = (
+        "import os, sys, time\n"
+        f"broken = {str(broken)!r}\n"
+        "while sys.argv[1] == 'worker-2' and os.path.exists(broken) and not os.path.getsize(broken):\n"
+        "    time.sleep(0.05)\n"
+        f"if sys.argv[1] == 'worker-2' and os.path.exists(broken):\n    {fault}\n"
+    )
+    code = f"from dispatcher.workers import member; member.START_CODE = {started!r} + member.START_CODE"
+    replica = replicas(NOWHERE, "assets", settings=SETTINGS, code=code)
+    replica.wait_until_logged("worker up")
+    broken.write_text("from now on")
+    wait_until("all connections are served", lambda: all(is_served(replica) for _ in range(20)))
+    broken.unlink()
+    if "sleep" in fault:
+        os.kill(int(str(workers_of(replica.status())[1]["pid"])), signal.SIGKILL)
+    pids(replica)
+    wait_until("both have been reached", lambda: {reached(replica) for _ in range(10)} == {"replica-1", "replica-2"})
 
 
 def test_a_worker_that_cannot_be_started_ends_nobody(replicas: Start) -> None:
