@@ -223,6 +223,8 @@ class Member:
         """Run one process to its end."""
         self._life = life = Life(process, channel)
         log.info("worker started", worker=self.name, pid=process.pid)
+        if self.settings != orders.settings:  # `reload` was called before there was a process
+            self.reload(self.settings)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_give, process, orders)
@@ -306,7 +308,7 @@ class Member:
         while True:
             await trio.sleep(LOOK_SECONDS)
             life = self._life
-            # As long as no worker serves, connections wait for the first that does, and no other service takes the port.
+            # Until any worker serves, connections wait for the first that does, so no other service takes the port.
             if not (self.is_up or self.keeps_port) and self._away.look() >= AWAY_SECONDS:
                 self._end_listening()
             if life is not None:

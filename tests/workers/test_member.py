@@ -1,7 +1,7 @@
 """A worker as the parent sees it."""
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import cast
 
 import pytest
@@ -13,6 +13,18 @@ from dispatcher.workers.balance import Load
 from dispatcher.workers.channel import MAX_QUEUED, Channel
 from dispatcher.workers.life import LOOK_SECONDS, Life
 from dispatcher.workers.member import Member
+from testbed.patience import seconds
+
+EXPECTS_SETTINGS = f"""\
+import json, socket, sys
+sys.path[:] = sys.argv[2].split('\\n')
+from dispatcher.workers.orders import Orders, decode_settings, read_lines
+channel = socket.socket(fileno=Orders.decode(next(read_lines(0))).channel)
+channel.settimeout({seconds(10)})
+message = json.loads(channel.makefile().readline())
+sys.exit(0 if decode_settings(message["settings"]).group_id == "new" else 3)
+"""
+"""A worker that ends with 0 once it gets the settings of the group ``new``."""
 
 
 @pytest.fixture
@@ -65,6 +77,21 @@ async def test_orders_to_send_subscribers_on_are_counted_if_they_are_sent(channe
     other = Member("2", Settings(), [])
     other.send_on(2)
     assert other.statistics().sent_on == 0
+
+
+async def test_settings_that_change_while_a_process_is_started_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGHUP comes after its orders were made, and before it can be sent anything."""
+    monkeypatch.setattr(members, "START_CODE", EXPECTS_SETTINGS)
+
+    class Reloaded(Member):
+        async def _open(self, descriptors: Sequence[int]) -> trio.Process:
+            self.settings = Settings(group_id="new")
+            self.reload(self.settings)
+            return await super()._open(descriptors)
+
+    member = Reloaded("1", Settings(group_id="old"), [])
+    await member.run(lambda: None, lambda member: member.stop())
+    assert member.exit_code == 0
 
 
 async def test_processes_that_end_before_their_first_report_do_not_bring_a_worker_back(
