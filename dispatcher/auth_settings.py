@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from dispatcher.errors import WrongValue, WrongValuesError
+from dispatcher.setting_values import FilePath
 
 TABLE = "auth"
 """Its name in a file."""
@@ -69,10 +70,10 @@ class AuthSettings(BaseModel):
         description="Audiences (`aud`), comma-separated; a token must be for one of them. Required with `auth_issuer`.",
     )
     auth_jwks_url: str = Field(default="", description="URL of the issuer's public keys (JWKS), instead of discovery.")
-    auth_keys_file: str = Field(
+    auth_keys_file: FilePath = Field(
         default="", description="File with the issuer's public keys, as JWKS or PEM, so that nothing is fetched."
     )
-    auth_secret_file: str = Field(
+    auth_secret_file: FilePath = Field(
         default="",
         description="File with the secret for HS256, HS384 or HS512, at least as long as the hash. Anybody who has it "
         "can issue tokens, so prefer public keys.",

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ByteSize, Field, field_validator
 from pydantic_settings import NoDecode
 
-from dispatcher.setting_values import GIB, split_address
+from dispatcher.setting_values import GIB, FilePath, split_address
 
 Rate = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
@@ -20,7 +20,7 @@ class EdgeSettings(BaseModel):
         "`/readyz` with their reasons. `bind` then has no `/status` and no `/metrics`, and its `/readyz` says only yes "
         "or no. Always plain HTTP: bind it to loopback or to an internal network. Empty: everything is on `bind`.",
     )
-    admin_token_file: str = Field(
+    admin_token_file: FilePath = Field(
         default="",
         description="File with the token (at least 16 characters; read again on SIGHUP) that `/admin` on "
         "`operations_bind` takes as `Authorization: Bearer`. Tokens with a grant for the action `admin` count as well. "

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, Field, field_validator
 
 from dispatcher.errors import WrongValue, WrongValuesError
-from dispatcher.setting_values import Seconds
+from dispatcher.setting_values import FilePath, Seconds
 
 SECRETS = frozenset({"schema_registry_password", "schema_registry_token"})
 """Settings whose values are never shown."""
@@ -25,7 +25,7 @@ class SchemaSettings(BaseModel):
     schema_registry_token: str = Field(
         default="", description="Secret bearer token for the registry, instead of user and password."
     )
-    schema_registry_ca: str = Field(
+    schema_registry_ca: FilePath = Field(
         default="",
         description="PEM file with the CA certificates for the registry. Empty: those of the system.",
     )

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator
 
 from dispatcher.errors import WrongValue, WrongValuesError
+from dispatcher.setting_values import check_path, is_content
 
 HIDDEN = "********"
 """What is shown instead of a secret."""
@@ -55,6 +56,11 @@ CLASSIC_KAFKA_PROPERTIES = {
 """Properties of the classic group protocol, and what replaces them with ``group.protocol=consumer``."""
 
 
+def is_path_property(key: str) -> bool:
+    """Whether the value of a librdkafka property is the path of a file or folder."""
+    return key.endswith((".location", ".file")) or key == "sasl.kerberos.keytab"
+
+
 def is_secret(key: str) -> bool:
     """Whether the value of a librdkafka property, or of a similar key, must never be shown, misspelled or not."""
     if _SECRET.search(key) is not None:
@@ -70,7 +76,7 @@ def shown_path(path: str) -> str:
 
 def hide_secrets(kafka: Mapping[str, Any]) -> dict[str, Any]:
     """The ``[kafka]`` table as it may be shown."""
-    return {key: HIDDEN if is_secret(key) else value for key, value in kafka.items()}
+    return {key: HIDDEN if is_secret(key) or is_content(value) else value for key, value in kafka.items()}
 
 
 def _check(kafka: dict[str, str | int | float | bool]) -> dict[str, str | int | float | bool]:
@@ -84,6 +90,11 @@ def _check(kafka: dict[str, str | int | float | bool]) -> dict[str, str | int | 
                 for key, instead in CLASSIC_KAFKA_PROPERTIES.items()
             }
     wrong = [WrongValue(f"kafka.{key}", value, refused[key]) for key, value in kafka.items() if key in refused]
+    for key in filter(is_path_property, kafka):
+        try:
+            check_path(str(kafka[key]))
+        except ValueError as error:
+            wrong.append(WrongValue(f"kafka.{key}", HIDDEN, str(error)))
     if wrong:
         raise WrongValuesError(wrong)
     return kafka

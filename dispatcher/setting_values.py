@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field
+from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 from dispatcher.authorities import ANY, is_loopback, read_authority, read_origin
@@ -31,6 +32,28 @@ def display(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return ",".join(map(display, value))
     return str(value).lower() if isinstance(value, bool) else str(value).removesuffix(".0")
+
+
+def is_content(value: object) -> bool:
+    """Whether a value is the content of a file, such as a key, and not what people write as a setting."""
+    text = str(value)
+    return "----BEGIN" in text or "\n" in text or "\r" in text
+
+
+def is_path(field: FieldInfo) -> bool:
+    """Whether a setting is the path of a file."""
+    return _IS_PATH in field.metadata
+
+
+def check_path(path: str) -> str:
+    """The path of a file.
+
+    Raises:
+        ValueError: it is no path; it may be the content of the file, so nobody must show it.
+    """
+    if is_content(path) or "\0" in path:
+        raise ValueError("use the path of the file, not its content")
+    return path
 
 
 def split_address(text: str) -> tuple[str, int]:
@@ -125,6 +148,10 @@ def _read_allowed_host(text: str) -> str:
     return authority.host
 
 
+_IS_PATH = AfterValidator(check_path)
+
+FilePath = Annotated[str, _IS_PATH]
+"""The path of a file. In the environment, its ``_FILE`` does not name a file with the path, but is the path."""
 Size = Annotated[ByteSize, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 """At most a day: timers of the operating system cannot wait for ever."""

@@ -23,12 +23,14 @@ from dispatcher.setting_values import (
     MIB,
     Address,
     Brokers,
+    FilePath,
     Hosts,
     Origins,
     Seconds,
     Size,
     Topics,
     display,
+    is_content,
     is_loopback_address,
     split_address,
 )
@@ -93,12 +95,12 @@ class _CoreSettings(BaseSettings):
         "`allowed_origins` always pass. Empty: no other name if `bind` is loopback, otherwise every "
         "name. `*`: every name.",
     )
-    tls_certificate: str = Field(
+    tls_certificate: FilePath = Field(
         default="",
         description="PEM file with the certificate and its chain, to serve HTTPS and WSS instead of HTTP and WS. "
         "Terminating TLS here costs more per subscriber than in a proxy in front. Empty: no TLS.",
     )
-    tls_key: str = Field(
+    tls_key: FilePath = Field(
         default="", description="PEM file with the certificate's key. Empty: the key is in the certificate's file."
     )
     commit_interval_seconds: Seconds = Field(
@@ -262,7 +264,8 @@ class _CoreSettings(BaseSettings):
     def __repr_args__(self) -> Any:
         """Keep secrets out of logs and tracebacks."""
         for name, value in super().__repr_args__():
-            yield name, hide_secrets(value) if name == "kafka" else HIDDEN if value and name in SECRETS else value
+            is_hidden = (value and name in SECRETS) or is_content(display(value))
+            yield name, hide_secrets(value) if name == "kafka" else HIDDEN if is_hidden else value
 
     @field_validator("*", mode="before")
     @classmethod

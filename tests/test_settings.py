@@ -1,6 +1,8 @@
 """Settings: where they come from, which are refused with which words, and what is never shown."""
 
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,17 @@ from pydantic import ByteSize, ValidationError
 
 from dispatcher.command.configuration import load
 from dispatcher.command.reference import reference
+from dispatcher.command.with_settings import _shown_values
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.kafka.properties import OWNED
 from dispatcher.setting_kafka import HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret
-from dispatcher.setting_values import display
+from dispatcher.setting_values import display, is_path
 from dispatcher.settings import Settings
 
 MIB = 1024 * 1024
 SECRET = "hunter2"  # noqa: S105 - what must never be seen
+PEM = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+PATHS = {name for name, field in Settings.model_fields.items() if is_path(field)}
 
 
 @pytest.fixture(autouse=True)
@@ -681,6 +686,36 @@ class TestMistakesWithSecrets:
             load(flags, environment)
         assert SECRET not in f"{caught.value}{[*caught.value.problems]}"
 
+    @pytest.mark.parametrize("pem", [PEM, PEM.replace("\n", " "), f"first\n{SECRET}", f"a,{PEM}"])
+    def test_the_content_of_a_file_is_shown_nowhere(self, folder: Path, pem: str) -> None:
+        """Whichever setting gets it: neither in a refusal nor among the effective settings."""
+        (folder / "content").write_text(pem)
+        accepted = []
+        for name in set(Settings.model_fields) - {"kafka"}:
+            for flags, environment in (({name: pem}, {}), ({}, {f"DISPATCHER_{name.upper()}_FILE": "./content"})):
+                try:
+                    loaded = load(flags, environment)
+                except SettingsError as error:
+                    shown = f"{error}{error.problems}"
+                else:
+                    accepted.append(name)
+                    shown = f"{loaded.settings!r}{dict(_shown_values(loaded))}"
+                assert SECRET not in shown, name
+        assert "group_id" in accepted
+
+    @pytest.mark.parametrize("key", ["security.protocol", "debug", "plugin.library.paths", "client.rack"])
+    def test_librdkafka_does_not_quote_the_content_of_a_file(self, key: str) -> None:
+        """It would, in its reason, and sometimes in part."""
+        from dispatcher.kafka.properties import check_properties
+
+        settings = Settings(kafka={key: PEM})
+        assert SECRET not in repr(settings)
+        with suppress(SettingsError):
+            check_properties(settings)
+        with pytest.raises(SettingsError) as caught:
+            check_properties(Settings(kafka={key: PEM, "session.timeout.ms": "x", "security.protocol": PEM}))
+        assert SECRET not in str(caught.value)
+
     @pytest.mark.parametrize("key", ["sasl.pasword", "sasl.passwort", "ssl.key.passwd", "client.secert"])
     def test_misspelled_properties_are_hidden(self, key: str) -> None:
         """In what is shown of the settings, too."""
@@ -708,6 +743,38 @@ class TestFiles:
         assert loaded.settings.tls_key == loaded.settings.tls_certificate == str(path)
         assert loaded.settings.kafka == {"ssl.key.location": str(path), "ssl.ca.location": str(path)}
         assert loaded.origins["tls_key"] == "environment DISPATCHER_TLS_KEY_FILE"
+
+    @pytest.mark.parametrize("name", sorted(PATHS))
+    def test_each_setting_that_is_a_path_takes_it_from_its_file(self, folder: Path, name: str) -> None:
+        """The file may hold whatever it likes, such as a key."""
+        path = folder / "secret"
+        path.write_bytes(b"\xff\x00")
+        needed = {"schema_registry_url": "http://localhost:1", "auth_issuer": "http://localhost", "auth_audience": "a"}
+        loaded = load(needed | {"operations_bind": "127.0.0.1:0"}, {f"DISPATCHER_{name.upper()}_FILE": str(path)})
+        assert getattr(loaded.settings, name) == str(path)
+        assert loaded.origins[name] == f"environment DISPATCHER_{name.upper()}_FILE"
+
+    def test_no_setting_that_is_a_path_is_forgotten(self) -> None:
+        """Its description says that it is a file."""
+        fields = Settings.model_fields.items()
+        described = re.compile("(PEM )?file with", re.IGNORECASE)
+        assert {name for name, field in fields if described.match(str(field.description))} == PATHS
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("https.ca.location", "ssl.ca.location", "ssl.certificate.location", "ssl.crl.location"),
+            *("ssl.engine.location", "ssl.key.location", "ssl.keystore.location", "sasl.kerberos.keytab"),
+            "sasl.oauthbearer.assertion.private.key.file",
+        ],
+    )
+    def test_each_property_that_is_a_path_takes_it_from_its_file(self, folder: Path, name: str) -> None:
+        """A keytab, for one, is not text. Content in the place of a path is refused before librdkafka quotes it."""
+        (folder / "keytab").write_bytes(b"\x05\x02\xff\x00")
+        variable = f"DISPATCHER_KAFKA__{name.upper().replace('.', '_')}"
+        assert load({}, {f"{variable}_FILE": "./keytab"}).settings.kafka == {name: "./keytab"}
+        found = problems(environment={variable: PEM})[f"kafka.{name} ({variable})"]
+        assert (found.value, found.remedy) == (HIDDEN, "use the path of the file, not its content")
 
     def test_a_byte_order_mark_is_no_part_of_it(self, folder: Path) -> None:
         """Editors on Windows write one, into values and into the settings file."""

@@ -18,8 +18,15 @@ from dispatcher.auth_settings import PREFIX as AUTH_PREFIX
 from dispatcher.auth_settings import TABLE as AUTH_TABLE
 from dispatcher.errors import SettingsError, SettingsProblem, WrongValue, WrongValuesError
 from dispatcher.schema_settings import SECRETS
-from dispatcher.setting_kafka import CLASSIC_KAFKA_PROPERTIES, HIDDEN, OWNED_KAFKA_PROPERTIES, is_secret, shown_path
-from dispatcher.setting_values import display
+from dispatcher.setting_kafka import (
+    CLASSIC_KAFKA_PROPERTIES,
+    HIDDEN,
+    OWNED_KAFKA_PROPERTIES,
+    is_path_property,
+    is_secret,
+    shown_path,
+)
+from dispatcher.setting_values import display, is_content, is_path
 from dispatcher.settings import Settings
 from dispatcher.topic_settings import FIELD as TOPIC_TABLES
 
@@ -33,8 +40,6 @@ _WITH_UNDERSCORES = {"log_level", *(name for name in OWNED_KAFKA_PROPERTIES if "
 
 _CREDENTIALS = re.compile(r"[^\s'\",/@]+@")
 """User and password in a URL, or in something that should have been a host."""
-
-_PATH_SETTINGS = {f"{ENVIRONMENT_PREFIX}TLS_CERTIFICATE", f"{ENVIRONMENT_PREFIX}TLS_KEY"}
 
 _KUBERNETES = re.compile(
     r"DISPATCHER_(?:SERVICE_(?:HOST|PORT(?:_[A-Z0-9_]+)?)|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
@@ -68,7 +73,7 @@ class _Given:
     place: str
     """Where the user finds it: ``--bind``, ``DISPATCHER_BIND``, ``dispatcher.toml``."""
 
-    is_content: bool = False
+    is_from_file: bool = False
     """Whether it was read from a file that ``<VARIABLE>_FILE`` names."""
 
     @property
@@ -146,9 +151,7 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
         if _is_of_kubernetes(variable, value):
             continue
         if variable.startswith(KAFKA_PREFIX):
-            name = variable.removeprefix(KAFKA_PREFIX).lower()
-            name = name if name in _WITH_UNDERSCORES else name.replace("_", ".")
-            given[f"kafka.{name}"] = _given_in_environment(variable, value, places)
+            given[f"kafka.{_property(variable)}"] = _given_in_environment(variable, value, places)
         elif variable.startswith(KAFKA_PREFIX.removesuffix("_")):
             rest = variable.removeprefix(KAFKA_PREFIX.removesuffix("_"))
             remedy = f"no such setting; did you mean {KAFKA_PREFIX}{rest}?"
@@ -165,12 +168,20 @@ def _from_environment(environment: Mapping[str, str], problems: list[SettingsPro
 
 def _given_in_environment(variable: str, value: Any, places: Mapping[str, str]) -> _Given:
     place = places.get(variable, variable)
-    return _Given(value, "environment", place, is_content=place != variable and not _is_path(variable))
+    return _Given(value, "environment", place, is_from_file=place != variable and not _is_path(variable))
+
+
+def _property(variable: str) -> str:
+    """The librdkafka property that a variable means."""
+    name = variable.removeprefix(KAFKA_PREFIX).lower()
+    return name if name in _WITH_UNDERSCORES else name.replace("_", ".")
 
 
 def _is_path(variable: str) -> bool:
     """Whether a setting is a path: then ``_FILE`` does not mean the content of a file."""
-    return variable in _PATH_SETTINGS or (variable.startswith(KAFKA_PREFIX) and variable.endswith("_LOCATION"))
+    if variable.startswith(KAFKA_PREFIX):
+        return is_path_property(_property(variable))
+    return is_path(Settings.model_fields[variable.removeprefix(ENVIRONMENT_PREFIX).lower()])
 
 
 def _read_files(
@@ -267,7 +278,7 @@ def _validate(given: Mapping[str, _Given], problems: list[SettingsProblem]) -> S
                 # A key that was not given is a default, or a part of a given value.
                 place = given[value.setting].place if value.setting in given else "default"
                 one = given.get(value.key, _Given(value.value, "", place))
-                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_content=one.is_content)
+                problem = _problem(f"{value.key} ({one.place})", one.value, value.remedy, is_from_file=one.is_from_file)
                 # Pydantic reports the errors of every type that the setting may have.
                 if value.beside or all(problem.key != earlier.key for earlier in problems):
                     problems.append(problem)
@@ -300,7 +311,7 @@ def _remedy(kind: str, message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _problem(key: str, value: object, remedy: str, *, is_content: bool) -> SettingsProblem:
+def _problem(key: str, value: object, remedy: str, *, is_from_file: bool) -> SettingsProblem:
     """A problem with a known setting. The value of an unknown one may be a secret, and is never shown.
 
     Neither is the content of a file, which may be another secret if the path is wrong.
@@ -311,10 +322,18 @@ def _problem(key: str, value: object, remedy: str, *, is_content: bool) -> Setti
         name = name.removeprefix("kafka.")
         is_shown = name in OWNED_KAFKA_PROPERTIES or name in CLASSIC_KAFKA_PROPERTIES
     else:
-        is_shown = not is_secret(name) and name not in SECRETS and "\n" not in shown and "-----BEGIN" not in shown
-    if not is_shown or is_content or shown == HIDDEN:
-        return SettingsProblem(key, HIDDEN, remedy.replace(repr(value), HIDDEN) if len(shown) > 2 else remedy)
+        is_shown = not is_secret(name) and name not in SECRETS
+    if not is_shown or is_from_file or is_content(shown) or shown == HIDDEN:
+        for text in (value, *_parts(value)):
+            remedy = remedy.replace(repr(text), HIDDEN) if len(str(text)) > 2 else remedy
+        return SettingsProblem(key, HIDDEN, remedy)
     return SettingsProblem(key, _CREDENTIALS.sub(f"{HIDDEN}@", shown), _CREDENTIALS.sub(f"{HIDDEN}@", remedy))
+
+
+def _parts(value: object) -> Iterator[str]:
+    """The items of a list, as checks quote them."""
+    for item in value if isinstance(value, (list, tuple)) else (value,):
+        yield from (part.strip() for part in str(item).split(","))
 
 
 def _is_of_kubernetes(variable: str, value: str) -> bool:

@@ -20,7 +20,7 @@ from dispatcher.command.running import refuse, run_to_exit
 from dispatcher.errors import SettingsError
 from dispatcher.schema_settings import SECRETS
 from dispatcher.setting_kafka import HIDDEN, hide_secrets
-from dispatcher.setting_values import display
+from dispatcher.setting_values import display, is_content
 from dispatcher.settings import Settings
 from dispatcher.topic_settings import FIELD as TOPIC_TABLES
 
@@ -309,7 +309,7 @@ def _shown_value(name: str, value: Any) -> Any:
     if name == TOPIC_TABLES:
         tables = {topic: table.model_dump(exclude_defaults=True) for topic, table in value.items()}
         return orjson.dumps(tables).decode() if value else ""
-    if name in SECRETS and value:
+    if (name in SECRETS and value) or is_content(display(value)):
         return HIDDEN
     if name == "auth_secret_file" and value and "/" not in value:
         return HIDDEN  # some people write the secret itself where a path belongs

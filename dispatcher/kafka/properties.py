@@ -7,6 +7,7 @@ from confluent_kafka import Consumer, KafkaException
 
 from dispatcher.errors import SettingsError, SettingsProblem
 from dispatcher.setting_kafka import HIDDEN, hide_secrets
+from dispatcher.setting_values import is_content
 from dispatcher.settings import Settings
 
 LIBRDKAFKA_LOG = logging.getLogger("librdkafka")
@@ -144,4 +145,6 @@ def check_properties(settings: Settings) -> None:
         shown = hide_secrets(settings.kafka)[key] if key else "as configured"
         if reason.startswith(_UNKNOWN):
             shown = HIDDEN  # a misspelled property may be a misspelled password
+        if is_content(reason):
+            reason = "librdkafka refuses a value with the content of a file"  # which its reason would quote
         raise SettingsError([SettingsProblem(f"kafka.{key}" if key else "kafka", str(shown), reason)]) from error
