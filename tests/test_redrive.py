@@ -1,13 +1,19 @@
 """``dispatcher redrive`` on a real Kafka: dead letters go back to their topics, each once."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import IsolationLevel, Producer
+from confluent_kafka import TopicPartition as Place
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from dispatcher.errors import KafkaClientError
 from dispatcher.kafka import redriving
@@ -21,23 +27,55 @@ from tests.conftest import Kafka
 from tests.test_dead_letters import create, deadline, is_committed, numbers, produce, read_all
 
 
+def command(kafka: Kafka, topic: str, *options: str) -> list[str]:
+    """The command, as people write it."""
+    words = [sys.executable, "-m", "dispatcher", "redrive", "--bootstrap-servers", kafka.bootstrap_servers]
+    return [*words, "--topics", topic, "--group-id", f"group-{topic}", *options]
+
+
 def run(kafka: Kafka, topic: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """The command, as people run it."""
-    command = [sys.executable, "-m", "dispatcher", "redrive", "--bootstrap-servers", kafka.bootstrap_servers]
+    """Run it."""
     return subprocess.run(
-        [*command, "--topics", topic, "--group-id", f"group-{topic}", *options],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=seconds(60),
+        command(kafka, topic, *options), check=False, capture_output=True, text=True, timeout=seconds(60)
     )
+
+
+def stop_on_terminal(words: list[str], number: int, begun: Callable[[], object]) -> tuple[int, str]:
+    """Run a command on a terminal, and send it a signal once it has begun; returns its exit code and its output."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        with os.fdopen(theirs, "wb") as output:
+            process = subprocess.Popen(words, stdout=output, stderr=output)
+        try:
+            deadline = time.monotonic() + seconds(60)
+            while not begun():
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+            process.send_signal(number)
+            shown = b""
+            with suppress(OSError):  # how a terminal ends
+                while some := terminal.read(65536):
+                    shown += some
+            return process.wait(seconds(60)), shown.decode()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def end_of(kafka: Kafka, topic: str, level: IsolationLevel) -> int:
+    """The end of partition 0, as readers with this isolation see it."""
+    place = Place(topic, 0)
+    latest: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    found = kafka.admin.list_offsets({place: latest}, isolation_level=level)
+    return int(found[place].result(seconds(30)).offset)
 
 
 def write_letters(kafka: Kafka, topic: str, reasons: list[str], first: int = 0) -> None:
     """Numbered letters with these reasons, in partition 0 of the dead-letter topic."""
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for n, reason in enumerate(reasons, start=first):
-        letter = Letter(TopicPartition(topic, n % 2), Record(n, 5, b"key", str(n).encode(), (("n", b"1"),)), reason)
+        record = Record(n, 5, b"key", str(n).encode(), (("n", b"1"),))
+        letter = Letter(TopicPartition(topic, n % 2), record, reason)
         headers: list[tuple[str, str | bytes | None]] = list(headers_of(letter, group="g", replica="r"))
         producer.produce(f"{topic}.dlq", letter.record.value, letter.record.key, 0, headers=headers)
     assert producer.flush(seconds(30)) == 0
@@ -103,6 +141,43 @@ def test_a_run_that_is_cut_off_redrives_nothing_twice(kafka: Kafka, monkeypatch:
     with pytest.raises(KafkaClientError):
         first.run(wanted, Report(), limit=None, rate=0, advance=lambda _number: None)
     assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter(range(20))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_stopped_finishes_its_transaction(kafka: Kafka, number: int, code: int) -> None:
+    """It says what it has redriven, leaves the terminal as it was, and the next run continues."""
+    topic = kafka.create_topic(2)
+    create(kafka.admin, f"{topic}.dlq")
+    write_letters(kafka, topic, ["nack"] * 200)
+    words = command(kafka, topic, "--rate", "10")
+    ended, shown = stop_on_terminal(words, number, lambda: end_of(kafka, topic, IsolationLevel.READ_COMMITTED))
+    assert ended == code, shown
+    assert shown.count("\x1b[?25h") == shown.count("\x1b[?25l") == 1
+    redriven = numbers(read_all(kafka.bootstrap_servers, topic))
+    assert Counter(range(len(redriven))) == redriven
+    assert len(redriven) < 200
+    assert [topic, "nack", str(len(redriven)), "0"] in [line.split() for line in shown.splitlines()], shown
+    assert "Run the command again" in shown
+    done = run(kafka, topic)
+    assert done.returncode == 0, done.stderr
+    assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter(range(200))
+
+
+def test_a_transaction_that_fails_hides_no_later_record(kafka: Kafka) -> None:
+    """It is aborted at once, and not when it times out."""
+    topic = kafka.create_topic(2, {"max.message.bytes": "1000"})
+    create(kafka.admin, f"{topic}.dlq")
+    write_letters(kafka, topic, ["nack"] * 4)
+    producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
+    letter = Letter(TopicPartition(topic, 1), Record(0, 5, b"", b"0" * 2000, ()), "nack")
+    headers: list[tuple[str, str | bytes | None]] = list(headers_of(letter, group="g", replica="r"))
+    producer.produce(f"{topic}.dlq", letter.record.value, headers=headers)
+    assert producer.flush(seconds(30)) == 0
+    failed = run(kafka, topic)
+    assert failed.returncode == 1, failed.stderr
+    deadline = time.monotonic() + seconds(10)
+    while end_of(kafka, topic, IsolationLevel.READ_COMMITTED) != end_of(kafka, topic, IsolationLevel.READ_UNCOMMITTED):
+        assert time.monotonic() < deadline
 
 
 def test_what_is_missing_is_named(kafka: Kafka) -> None:

@@ -8,13 +8,11 @@ from typing import Any
 
 import click
 
-from dispatcher.command.interrupts import interrupts_end_quietly
+from dispatcher.command.interrupts import EXIT_SIGNALLED, interrupts_end_quietly
 
 EXIT_FAILED = 1
 EXIT_REFUSED = 3
 EXIT_UNREACHABLE = 4
-EXIT_SIGNALLED = 128
-"""Plus the number of the signal, as in shells: 130 for Ctrl-C, 143 for SIGTERM."""
 
 
 @click.command()

@@ -161,6 +161,7 @@ def redrive(  # noqa: PLR0917 - one argument per option
     Exit code 0: done
               1: failed; run it again, it continues where it stopped
               2: invalid settings or options; nothing was written
+            130: Ctrl-C; 143: SIGTERM; run it again, it continues where it stopped
     """  # noqa: D301
     from dispatcher.command import redrive as command  # noqa: PLC0415
     from dispatcher.sansio.redrive import Wanted  # noqa: PLC0415

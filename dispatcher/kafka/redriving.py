@@ -9,6 +9,7 @@ and started again redrives no letter twice. A second run at the same time makes 
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,6 +25,9 @@ ANSWER_SECONDS = 30.0
 
 BATCH_LETTERS = 500
 """Maximum number of records in one transaction."""
+
+PAUSE_SECONDS = 0.2
+"""Maximum time between two looks at whether to stop."""
 
 
 @dataclass(slots=True)
@@ -102,7 +106,14 @@ class Redriving:
         return sum(end - self._read_to[number] for number, end in self._ends.items())
 
     def run(
-        self, wanted: Wanted, report: Report, *, limit: int | None, rate: float, advance: Callable[[int], None]
+        self,
+        wanted: Wanted,
+        report: Report,
+        *,
+        limit: int | None,
+        rate: float,
+        advance: Callable[[int], None],
+        is_stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         """Redrive the wanted letters that existed when this was opened.
 
@@ -112,6 +123,7 @@ class Redriving:
             limit: Maximum number of letters; None: no limit.
             rate: Maximum number of letters per second; 0: as fast as possible.
             advance: Called with the number of letters read.
+            is_stopped: Asked before each transaction; once it is true, this returns.
 
         Raises:
             KafkaClientError: something failed; the letters counted in `report` by then were redriven.
@@ -119,7 +131,7 @@ class Redriving:
         began, redriven = time.monotonic(), 0
         silent_since = began
         try:
-            while self._ends and (limit is None or redriven < limit):
+            while self._ends and (limit is None or redriven < limit) and not is_stopped():
                 most = BATCH_LETTERS if limit is None else min(BATCH_LETTERS, limit - redriven)
                 # At a low rate, a transaction takes a fifth of a second's letters.
                 most = most if not rate else max(1, min(most, int(rate / 5)))
@@ -129,8 +141,8 @@ class Redriving:
                 if now - silent_since > ANSWER_SECONDS:
                     raise KafkaClientError(KafkaError._TIMED_OUT, "_TIMED_OUT", "no broker sends the letters")  # noqa: SLF001
                 redriven += self._take(messages, wanted, report, advance)
-                if rate and (ahead := redriven / rate - (time.monotonic() - began)) > 0:
-                    time.sleep(ahead)
+                while rate and not is_stopped() and (ahead := redriven / rate - (time.monotonic() - began)) > 0:
+                    time.sleep(min(ahead, PAUSE_SECONDS))
         except KafkaException as error:
             raise _failure(error) from error
 
@@ -189,6 +201,17 @@ class Redriving:
             reason = "too many letters were left out in between: redrive those first, with other filters or with none"
             raise KafkaClientError(KafkaError._INVALID_ARG, "_INVALID_ARG", reason)  # noqa: SLF001
         producer.begin_transaction()
+        try:
+            self._write_in_transaction(producer, chosen, commits)
+        except BaseException:
+            # An open one would hide all later records of these topics from other readers until it times out.
+            with suppress(KafkaException):
+                producer.abort_transaction(ANSWER_SECONDS)
+            raise
+
+    def _write_in_transaction(
+        self, producer: Producer, chosen: Sequence[tuple[Message, Origin]], commits: Collection[int]
+    ) -> None:
         for message, origin in chosen:
             topic, number = origin.partition
             # The same partition, if it still exists: records with the same key stay in order.
