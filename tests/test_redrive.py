@@ -70,12 +70,12 @@ def end_of(kafka: Kafka, topic: str, level: IsolationLevel) -> int:
     return int(found[place].result(seconds(30)).offset)
 
 
-def write_letters(kafka: Kafka, topic: str, reasons: list[str], first: int = 0) -> None:
-    """Numbered letters with these reasons, in partition 0 of the dead-letter topic."""
+def write_letters(kafka: Kafka, topic: str, reasons: list[str], first: int = 0, said: str = "") -> None:
+    """Numbered letters with these reasons, in partition 0 of the dead-letter topic; they may name another topic."""
     producer = Producer({"bootstrap.servers": kafka.bootstrap_servers})
     for n, reason in enumerate(reasons, start=first):
         record = Record(n, 5, b"key", str(n).encode(), (("n", b"1"),))
-        letter = Letter(TopicPartition(topic, n % 2), record, reason)
+        letter = Letter(TopicPartition(said or topic, n % 2), record, reason)
         headers: list[tuple[str, str | bytes | None]] = list(headers_of(letter, group="g", replica="r"))
         producer.produce(f"{topic}.dlq", letter.record.value, letter.record.key, 0, headers=headers)
     assert producer.flush(seconds(30)) == 0
@@ -161,6 +161,20 @@ def test_a_run_that_is_stopped_finishes_its_transaction(kafka: Kafka, number: in
     done = run(kafka, topic)
     assert done.returncode == 0, done.stderr
     assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter(range(200))
+
+
+def test_a_letter_may_name_another_topic(kafka: Kafka) -> None:
+    """Whoever may write letters chooses the topic: its record goes there if the topic is wanted, and ends no run."""
+    topic, other = kafka.create_topic(2), kafka.create_topic(2)
+    for letters in (f"{topic}.dlq", f"{other}.dlq"):
+        create(kafka.admin, letters)
+    write_letters(kafka, topic, ["nack"], said=other)
+    write_letters(kafka, topic, ["nack"], first=1, said="unwanted")
+    write_letters(kafka, topic, ["nack"], first=2)
+    done = run(kafka, topic, "--topic", other)
+    assert done.returncode == 0, done.stderr
+    assert numbers(read_all(kafka.bootstrap_servers, other)) == Counter([0])
+    assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter([2])
 
 
 def test_a_transaction_that_fails_hides_no_later_record(kafka: Kafka) -> None:

@@ -78,7 +78,7 @@ class Redriving:
         """Find the letters; returns how many there are to read.
 
         Args:
-            topics: The topics that records may return to.
+            topics: All topics that records may return to. Whoever writes a letter chooses one of them.
 
         Raises:
             KafkaClientError: a topic or a permission is missing, or no broker answers.
@@ -118,7 +118,7 @@ class Redriving:
         """Redrive the wanted letters that existed when this was opened.
 
         Args:
-            wanted: Which letters.
+            wanted: Which letters, of records of the topics that `open` was given.
             report: Counts them.
             limit: Maximum number of letters; None: no limit.
             rate: Maximum number of letters per second; 0: as fast as possible.
