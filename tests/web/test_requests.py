@@ -179,6 +179,32 @@ def test_what_nobody_knows_is_ignored_by_name() -> None:
     assert len(query.ignored[2]) < 60
 
 
+def test_few_unknown_names_are_compared_and_fewer_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody can make a request cost much by the number or the length of its names, or hide a typo among them."""
+    compared: list[str] = []
+    is_near = requests._is_near
+
+    def counting(known: str, name: str) -> bool:
+        compared.append(name)
+        return is_near(known, name)
+
+    monkeypatch.setattr(requests, "_is_near", counting)
+    names = {f"QQ{number:05}": [""] for number in range(2000)}
+    with pytest.raises(BadRequestError, match="2001 unknown query parameters, such as 'QQ00000'; at most 32 are allow"):
+        read_query({**names, "observ": ["1"]}, None, ["assets"])
+    assert compared == []
+    few = dict(list(names.items())[: requests.MAX_UNKNOWN])
+    ignored = read_query(few, None, ["assets"]).ignored
+    assert ignored == tuple(few)[: requests.MAX_IGNORED_NAMED]
+    assert len(compared) == len(few) * len(requests._KNOWN)
+    compared.clear()
+    assert len(read_query({"Q" * 16_000: [""]}, None, ["assets"]).ignored[0]) == 40
+    assert compared == []
+    few.popitem()
+    with pytest.raises(BadRequestError, match="did you mean observe"):
+        read_query({**few, "observ": ["1"]}, None, ["assets"])
+
+
 def test_the_last_id_by_the_name_that_polyfills_give_it() -> None:
     """Our parameter overrides the alias, and the header overrides both."""
     position = {TopicPartition("assets", 0): 7}
