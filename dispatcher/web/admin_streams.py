@@ -66,7 +66,7 @@ class Selection:
         visitor = visit.visitor
         return (
             (not self.subject or visitor.subject in self.subject)
-            and (not self.topic or not self.topic.isdisjoint(visit.query.topics))
+            and (not self.topic or not self.topic.isdisjoint(visit.subscriber.feed.topics))
             and (not self.state or visit.subscriber.state in self.state)
             and (not self.address or visitor.address in self.address)
         )
@@ -175,7 +175,7 @@ def _steps(visits: Sequence[Visit]) -> Iterator[Sequence[Visit]]:
 
 def _described(visit: Visit) -> Mapping[str, Any]:
     """One stream, with the members that docs/operations.md describes."""
-    subscriber, query, visitor = visit.subscriber, visit.query, visit.visitor
+    subscriber, feed, visitor = visit.subscriber, visit.subscriber.feed, visit.visitor
     statistics = subscriber.statistics()
     return {
         "id": statistics.id,
@@ -184,10 +184,10 @@ def _described(visit: Visit) -> Mapping[str, Any]:
         "agent": visitor.agent,
         "transport": statistics.transport,
         "wire": statistics.wire,
-        "topics": sorted(query.topics),
-        "scope": "topic" if query.whole else "replica",
-        "observe": query.observe,
-        "filter": None if query.filter is None else query.filter.dialect(),
+        "topics": sorted(feed.topics),
+        "scope": "topic" if feed.whole else "replica",
+        "observe": not feed.counts,
+        "filter": None if feed.filter is None else feed.filter.dialect(),
         "state": str(statistics.state),
         "since": datetime.fromtimestamp(visit.began, UTC).isoformat(timespec="milliseconds"),
         "seconds": round(visit.seconds, 3),

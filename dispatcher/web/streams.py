@@ -194,9 +194,7 @@ class SubscriberStream:
         try:
             self._subscriber.resumption.owner = admission.owner
             if admission.visits is not None:
-                self._visit = admission.visits.begin(
-                    admission.visitor, query, self._subscriber, connection.peer.liveness
-                )
+                self._visit = admission.visits.begin(admission.visitor, self._subscriber, connection.peer.liveness)
             if session is not None:
                 session.open(self._subscriber.end)
         except BaseException:

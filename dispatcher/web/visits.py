@@ -20,7 +20,6 @@ import trio
 from dispatcher.hub.subscriber import Subscriber
 from dispatcher.sansio.budgets import Budgets
 from dispatcher.web.liveness import Liveness
-from dispatcher.web.requests import Query
 
 log = structlog.get_logger(__name__)
 
@@ -79,21 +78,20 @@ NOBODY = Visitor("", None, "")
 class Visit:
     """One stream, from `Visits.begin` to `end`.
 
+    It does not keep the request, whose event id may name thousands of partitions: what is shown of that, the
+    subscriber's feed says.
+
     Args:
         visits: All open streams.
         visitor: The client.
-        query: The request.
         subscriber: The subscriber.
         liveness: Knows how much the client's kernel has acknowledged.
     """
 
-    __slots__ = ("_began_at", "_began_bytes", "_liveness", "_visits", "began", "query", "subscriber", "visitor")
+    __slots__ = ("_began_at", "_began_bytes", "_liveness", "_visits", "began", "subscriber", "visitor")
 
-    def __init__(
-        self, visits: "Visits", visitor: Visitor, query: Query, subscriber: Subscriber, liveness: Liveness
-    ) -> None:
+    def __init__(self, visits: "Visits", visitor: Visitor, subscriber: Subscriber, liveness: Liveness) -> None:
         self.visitor = visitor
-        self.query = query
         self.subscriber = subscriber
         self.began = time.time()
         """The time of its start, in seconds since the epoch."""
@@ -139,9 +137,9 @@ class Visits:
         self._unreported = 0
         self._has_unreported = trio.Event()
 
-    def begin(self, visitor: Visitor, query: Query, subscriber: Subscriber, liveness: Liveness) -> Visit:
+    def begin(self, visitor: Visitor, subscriber: Subscriber, liveness: Liveness) -> Visit:
         """List a stream that has its subscriber."""
-        visit = self.open[subscriber.number] = Visit(self, visitor, query, subscriber, liveness)
+        visit = self.open[subscriber.number] = Visit(self, visitor, subscriber, liveness)
         return visit
 
     def forget(self, visit: Visit) -> bool:
@@ -160,9 +158,9 @@ class Visits:
             self._has_unreported.set()
             return
         self._lines.append(now)
-        subscriber, query = visit.subscriber, visit.query
+        subscriber, feed = visit.subscriber, visit.subscriber.feed
         statistics = subscriber.statistics()
-        topics = sorted(query.topics)
+        topics = sorted(feed.topics)
         log.info(
             "stream ended",
             subscriber=subscriber.number,
@@ -171,8 +169,8 @@ class Visits:
             subject=visit.visitor.subject,
             agent=visit.visitor.agent,
             topics=topics if len(topics) <= SHOWN_TOPICS else [*topics[:SHOWN_TOPICS], "…"],
-            scope="topic" if query.whole else "replica",
-            observe=query.observe,
+            scope="topic" if feed.whole else "replica",
+            observe=not feed.counts,
             seconds=round(visit.seconds, 3),
             records=statistics.records,
             bytes=visit.acknowledged_bytes,

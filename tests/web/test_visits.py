@@ -1,5 +1,6 @@
 """The access log: one line at the end of each stream, with whose it was, what, how long, how much, and why."""
 
+import gc
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
@@ -16,11 +17,13 @@ from dispatcher.web import visits
 from dispatcher.web.app import create_app
 from dispatcher.web.limits import Limits
 from dispatcher.web.operations import Operations
+from dispatcher.web.requests import Query
 from dispatcher.web.server import Server
 from dispatcher.web.visits import LINES_PER_SECOND, SHORT_LINES, SHOWN_CHARACTERS, Ending, Visits, printable
 from testbed.clients import SseStream
 from testbed.patience import seconds
 from tests.hub.test_hub import ONE, Bench
+from tests.web import test_transports
 from tests.web.test_transports import House, WsStream
 
 BAD_FRAME = b"\x83\x80\x00\x00\x00\x00"
@@ -156,6 +159,28 @@ async def test_the_line_says_whose_stream_it_was_and_how_much_it_took(lines: Lin
     assert line["records"] == 2
     assert line["bytes"] >= len(client.raw)
     assert 0 <= line["seconds"] < seconds(20)
+
+
+@pytest.mark.parametrize("path", ["/events", "/ws"])
+async def test_an_open_stream_does_not_keep_its_request(path: str) -> None:
+    """An id of 23 characters names 8,192 partitions, which took more than a megabyte until the stream ended."""
+    house = Observed()
+    house.hub.expect({ONE.topic: 2})
+    request = test_transports.UPGRADE if path == "/ws" else b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    async with house.serving(), house.connected() as stream:
+        await trio.testing.wait_all_tasks_blocked()
+        before = requests_in_memory()
+        named = f"{path}?last_event_id=assets:~AQEA_z_pBwA".encode()
+        await stream.send_all(request.replace(path.encode(), named, 1))
+        await house.live()
+        assert [visit.subscriber.feed.topics for visit in house.visits.open.values()] == [{ONE.topic}]
+        assert requests_in_memory() == before
+
+
+def requests_in_memory() -> int:
+    """How many requests for streams are kept."""
+    gc.collect()
+    return sum(isinstance(one, Query) for one in gc.get_objects())
 
 
 async def test_a_storm_of_ends_is_counted_not_written(lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
