@@ -35,11 +35,8 @@ PARTITION_COST_BYTES = 8
 partitions, which take a few milliseconds to read."""
 
 MANY_PARTITIONS = 1024
-"""Once a client's ids have named more partitions than this in one step, each later step examines only
-`WIDE_STEP_BYTES`."""
-
-WIDE_STEP_BYTES = 64
-"""About the length of the shortest acknowledgement that names many partitions."""
+"""Once the ids of one step have named more partitions than this, the rest of the step waits for its turn: a kilobyte
+can hold 24 ids that take a few milliseconds each."""
 
 
 class Acknowledger(Protocol):
@@ -72,18 +69,23 @@ class AckInbound(Inbound):
         "_paid_at",
         "_partitions",
         "_subscriber",
-        "receive_bytes",
+        "_waiting",
+        "_waiting_bytes",
     )
 
+    receive_bytes = ACK_STEP_BYTES
     takes_turns = True
 
     def __init__(
         self, now: float, on_message: Callable[[bytes], None] | None = None, *, inflates: bool = False
     ) -> None:
         super().__init__(now, self._take, inflates=inflates)
-        self.receive_bytes = ACK_STEP_BYTES
         self._partitions = 0
         """How many partitions the ids of this step name, repeats included."""
+        self._waiting: list[bytes] = []
+        """Messages of this step that wait for the next one, uncompressed, so no longer than the step."""
+        self._waiting_bytes = b""
+        """The bytes that follow them."""
         self._on_other = on_message
         self._acked: dict[TopicPartition, int] = {}
         """The offsets acknowledged in this step."""
@@ -108,14 +110,32 @@ class AckInbound(Inbound):
         try:
             return super().on_client_data(data, now)
         finally:
-            self._apply()
-            self._owed_bytes += PARTITION_COST_BYTES * self._partitions
-            if self._partitions > MANY_PARTITIONS:
-                self.receive_bytes = WIDE_STEP_BYTES
+            self._end_step()
+
+    @property
+    def has_enough(self) -> bool:
+        """See `Inbound`."""
+        return self._partitions > MANY_PARTITIONS
 
     def go_on(self) -> bool:
-        """See `Inbound`: takes one more step of the work that acknowledgements have caused."""
-        return self._subscriber is not None and self._subscriber.go_on()
+        """See `Inbound`: takes one more step of the work that acknowledgements have caused, or of what was not read.
+
+        Raises:
+            Farewell: as for `on_client_data`.
+        """
+        if self._subscriber is not None and self._subscriber.go_on():
+            return True
+        if not self.has_enough:
+            return False
+        self._partitions = 0
+        try:
+            # `_paid_at` is when the step was read of which this is the rest.
+            answer = self._read_rest(self._paid_at)
+        finally:
+            self._end_step()
+        if answer is not None and self._notify is not None:
+            self._notify(answer)
+        return True
 
     def rest_seconds(self, now: float) -> float:
         """How long to read nothing, so that the client stays within its budget."""
@@ -127,6 +147,29 @@ class AckInbound(Inbound):
         super().close()
         self._subscriber = self._notify = self._on_other = None
 
+    def _end_step(self) -> None:
+        self._apply()
+        self._owed_bytes += PARTITION_COST_BYTES * self._partitions
+
+    def _read_rest(self, now: float) -> bytes | None:
+        """Read on where the last step has stopped; returns the answer to the last ping, if there was one."""
+        texts, self._waiting = self._waiting, []
+        for text in texts:
+            self._take(text)
+        if self.has_enough:
+            return None
+        if self._waiting_bytes:
+            data, self._waiting_bytes = self._waiting_bytes, b""
+            return super().on_client_data(data, now)
+        return None if self._frames is None else self._take_frames(self._frames, now)
+
+    def _take_plain(self, data: bytes, now: float) -> bytes:
+        rest = super()._take_plain(data, now)
+        if not self.has_enough:
+            return rest
+        self._waiting_bytes = rest
+        return b""
+
     def _spend(self, size_bytes: int, frames: int, now: float) -> None:
         self._pay(now)
         self._owed_bytes += size_bytes + ACK_FRAME_COST_BYTES * frames
@@ -137,6 +180,9 @@ class AckInbound(Inbound):
         self._paid_at = now
 
     def _take(self, text: bytes) -> None:
+        if self.has_enough:
+            self._waiting.append(text)
+            return
         try:
             message: Any = orjson.loads(text)
         except orjson.JSONDecodeError:

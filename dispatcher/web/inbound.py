@@ -100,8 +100,11 @@ class Inbound:
         if self._frames is None:
             self._inflation = Inflation(MAX_MESSAGE_BYTES) if self._inflates else None
             self._frames = FrameProtocol(client=False, extensions=[self._inflation] if self._inflation else [])
-        frames = self._frames
-        frames.receive_bytes(data)
+        self._frames.receive_bytes(data)
+        return self._take_frames(self._frames, now)
+
+    def _take_frames(self, frames: FrameProtocol, now: float) -> bytes | None:
+        """Take the frames that are complete, until `has_enough`; returns the answer to the last ping, if any."""
         answer: bytes | None = None
         try:
             for frame in frames.received_frames():
@@ -115,6 +118,8 @@ class Inbound:
                         # The inflated bytes count, too: otherwise a few bytes would cause a lot of work.
                         self._spend(self._inflation.take_inflated_bytes(), 0, now)
                     self._pass_over(frame)
+                if self.has_enough:
+                    break
         except ParseFailed as error:
             if error.code is CloseReason.MESSAGE_TOO_BIG:
                 raise _too_long() from error
@@ -123,6 +128,11 @@ class Inbound:
         if self._message_bytes is None and decoder.header is None and not len(decoder.buffer):
             self._frames = self._inflation = None
         return answer
+
+    @property
+    def has_enough(self) -> bool:
+        """Whether what was taken in this step was so much work that the rest has to wait for `go_on`."""
+        return False
 
     def go_on(self) -> bool:
         """Continue the work that the client's messages have caused; False if none was left."""
