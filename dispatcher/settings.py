@@ -201,8 +201,8 @@ class _CoreSettings(BaseSettings):
         default=1000,
         ge=1,
         description="Maximum number of distinct feeds that cost work for every record: combinations of format and "
-        "topics, and filters that compare no key, header or field exactly, nor the beginning of a key. A stream that "
-        "needs one more gets 4429.",
+        "topics (except all topics), and filters that compare no key, header or field exactly, nor the beginning of a "
+        "key. A stream that needs one more gets 4429. One address or subject never gets the last tenth of them.",
     )
     max_parked_ranges: int = Field(
         default=10_000,

@@ -1,10 +1,14 @@
 """The feeds that have subscribers, and which of them want a record.
 
+What costs work for every record is bounded: each encoding (a format with its topics and scope) except those of all
+topics, of which there are few, and each filter that cannot be indexed. It is held by the owner of the subscriber that
+needed it first, until the last subscriber that needs it has left, and no owner can take everything (`Quota`).
+
 *Thread*: Trio's.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from dispatcher.errors import TooManyError
@@ -13,6 +17,7 @@ from dispatcher.hub.present_subscribers import PresentSubscribers
 from dispatcher.hub.statistics import FeedStatistics
 from dispatcher.sansio.filter_index import FilterIndex, anchors
 from dispatcher.sansio.filters import Filter, Place, Term, on_topic
+from dispatcher.sansio.quotas import Quota, Refusal
 from dispatcher.sansio.records import Batch
 
 Counted = TypeVar("Counted", Feed, str)
@@ -28,12 +33,16 @@ class FeedRegistry:
     """Counts the subscribers of each feed, and indexes the filters.
 
     Args:
-        max_feeds: Maximum number of feeds that cost work for every record: each distinct format with its topics, and
-            each filter that cannot be indexed.
+        max_feeds: Maximum number of encodings and of filters that cannot be indexed.
+        topics: All topics: encodings of exactly these are not counted, so that a plain stream of all topics can begin
+            whatever others have asked for.
     """
 
-    def __init__(self, max_feeds: int) -> None:
-        self._max_feeds = max_feeds
+    def __init__(self, max_feeds: int, topics: Iterable[str] = ()) -> None:
+        self._all_topics = frozenset(topics)
+        self._quota = Quota(max_feeds)
+        self._holders: dict[Feed, Hashable] = {}
+        """Who holds what is counted: an encoding by its shared feed, a filter by its own."""
         self._feeds: Counter[Feed] = Counter()
         """Number of subscribers by feed."""
         self._encodings: Counter[Feed] = Counter()
@@ -53,24 +62,35 @@ class FeedRegistry:
         self.refused = 0
         """Number of subscribers refused because of the bound."""
 
-    def check(self, feed: Feed) -> None:
+    def check(self, feed: Feed, owner: Hashable = None) -> None:
         """Make sure that there is room for a subscriber of this feed.
 
+        Args:
+            feed: The feed.
+            owner: The subscriber's owner, such as its address.
+
         Raises:
-            TooManyError: the feed would be one too many.
+            TooManyError: the feed would be one too many, or one too many for its owner.
         """
         if feed in self._feeds:
             return
-        cost = (feed.shared not in self._encodings) + _is_unindexed(feed)
-        if cost and len(self._encodings) + self._unindexed + cost > self._max_feeds:
-            self.refused += 1
-            raise TooManyError(f"this replica already serves {self._max_feeds} distinct feeds (max_feeds)")
+        needed = self._counted(feed)
+        refusal = self._quota.refusal(owner, len(needed)) if needed else None
+        if refusal is None:
+            return
+        self.refused += 1
+        if refusal is Refusal.RESERVED:
+            raise TooManyError("the last feeds of this replica are reserved for clients that need fewer (max_feeds)")
+        raise TooManyError(f"this replica already serves {self._quota.total} distinct feeds (max_feeds)")
 
-    def add(self, feed: Feed) -> bool:
+    def add(self, feed: Feed, owner: Hashable = None) -> bool:
         """Count one more subscriber; returns whether it is the feed's first."""
         self._feeds[feed] += 1
         if self._feeds[feed] > 1:
             return False
+        for one in self._counted(feed):
+            self._holders[one] = owner
+            self._quota.take(owner)
         self._encodings[feed.shared] += 1
         self._unindexed += _is_unindexed(feed)
         self._asking.update(feed.decodes)
@@ -93,7 +113,9 @@ class FeedRegistry:
         """Count one subscriber fewer; returns whether it was the feed's last."""
         if not _lower(self._feeds, feed):
             return False
-        self._unindexed -= _is_unindexed(feed)
+        if _is_unindexed(feed):
+            self._unindexed -= 1
+            self._release(feed)
         for topic in feed.decodes:
             _lower(self._asking, topic)
         for topic in feed.topics:
@@ -109,8 +131,19 @@ class FeedRegistry:
                 _lower(self._not_granted, topic)
             else:
                 _forget(self._grants, view, _of_topic(feed.grant, topic), feed)
-        _lower(self._encodings, feed.shared)
+        if _lower(self._encodings, feed.shared) and feed.shared in self._holders:
+            self._release(feed.shared)
         return True
+
+    def _counted(self, feed: Feed) -> Sequence[Feed]:
+        """What a new feed needs that is counted, and that nobody has yet."""
+        needed = [feed] if _is_unindexed(feed) else []
+        if feed.shared not in self._encodings and feed.topics != self._all_topics:
+            needed.append(feed.shared)
+        return needed
+
+    def _release(self, held: Feed) -> None:
+        self._quota.release(self._holders.pop(held))
 
     def has_shared(self, feed: Feed) -> bool:
         """Whether the feed that this one shares with others has a subscriber."""

@@ -7,8 +7,7 @@ offered to every live subscriber (`fan_out`). The hub never waits for a subscrib
 `Hub.wait_no_subscribers`, so no task can observe any other method half done.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 
 import trio
@@ -25,7 +24,7 @@ from dispatcher.hub.subscriber import Subscriber
 from dispatcher.hub.transport import Transport
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.sansio.records import Batch, TopicPartition
-from dispatcher.sansio.starts import usable
+from dispatcher.sansio.starts import names_more, usable
 from dispatcher.settings import Settings
 
 
@@ -189,6 +188,7 @@ class Hub(HubParts):
         last: int | None = None,
         ignored: Sequence[str] = (),
         window: AckWindow | None = None,
+        owner: Hashable = None,
     ) -> Subscriber:
         """Register a subscriber, until `unsubscribe`.
 
@@ -200,16 +200,17 @@ class Hub(HubParts):
             last: Alternatively, how many records before their ends they begin.
             ignored: Unknown parameters of its request.
             window: Bounds of its unacknowledged records; None if it does not acknowledge.
+            owner: Its owner, such as an address: owners take turns at replays, and share out the feeds fairly.
 
         Raises:
             UnavailableError: there are already `max_subscribers`, or the replica is stopping.
-            TooManyError: there would be more feeds than `max_feeds`.
+            TooManyError: there would be more feeds than `max_feeds`, or more than this owner may have.
         """
         if self._goodbye is not None:
             raise UnavailableError(self._goodbye.reason)
         if len(self._registry) >= self._settings.max_subscribers:
             raise UnavailableError(f"this replica is full: it already has {self._settings.max_subscribers} subscribers")
-        self._feeds.check(feed)
+        self._feeds.check(feed, owner)
         make = Subscriber if window is None else partial(AckedSubscriber, window=window, acking=self.acking)
         subscriber = make(
             self._registry.next_number,
@@ -223,15 +224,16 @@ class Hub(HubParts):
             buffer_bytes=self._settings.subscriber_buffer_bytes,
             write_bytes=self._settings.write_bytes,
         )
+        subscriber.resumption.owner = owner
         if feed.counts and not position and since_ms is None and last is None:
             subscriber.resumption.begin_at_parked(self.settlement.parking.starts(feed))
         self._registry.add(subscriber)
         if isinstance(subscriber, AckedSubscriber):
             self.acking.add(subscriber)
-        if self._feeds.add(feed):
+        if self._feeds.add(feed, owner):
             self._feeds_changed(feed)
         self._look_at_whole_topics(feed)
-        if feed.whole and position and self._knows_more(position):
+        if feed.whole and position and names_more(position, self.history.expected):
             self.topics_have_grown.set()
         return subscriber
 
@@ -292,12 +294,6 @@ class Hub(HubParts):
     def _look_at_whole_topics(self, feed: Feed) -> None:
         if feed.whole:
             self.whole_topics_changed.set()
-
-    def _knows_more(self, position: Mapping[TopicPartition, int]) -> bool:
-        """Whether an id names records of a partition that its topic did not have at the last look-up."""
-        counts = self.history.expected
-        fewest = min(counts.values(), default=math.inf)
-        return any(position[tp] >= 0 and tp[1] >= counts.get(tp[0], math.inf) for tp in position if tp[1] >= fewest)
 
     def _state_changed(self) -> None:
         layout, followed = self.history.layout, self.followed.partitions

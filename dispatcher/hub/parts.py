@@ -74,7 +74,7 @@ class HubParts:
         self.announcements = Announcements(self.state, settings.client_id, settings.heartbeat_seconds)
         self.catch_up_pace = Pace(CATCH_UP_WRITES_PER_TURN, skips=SKIPPED_TURNS)
         self._registry = Registry()
-        self._feeds = FeedRegistry(settings.max_feeds)
+        self._feeds = FeedRegistry(settings.max_feeds, settings.topics)
         self.census = Census(self._registry.everybody.values, lambda: len(self._partitions))
         self.times = DispatchTimes()
         self.settlement = Settlement(

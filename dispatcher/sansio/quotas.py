@@ -53,15 +53,14 @@ class Quota:
         self.taken = 0
         self._counts: dict[Hashable, int] = {}
 
-    def refusal(self, holder: Hashable) -> Refusal | None:
-        """Say why this holder cannot have one more; None if it can."""
-        held = self._counts.get(holder, 0)
-        if self.taken >= self.total:
+    def refusal(self, holder: Hashable, number: int = 1) -> Refusal | None:
+        """Say why this holder cannot have one more, or this many more at once; None if it can."""
+        held, left = self._counts.get(holder, 0) + number, self.total - self.taken - number
+        if left < 0:
             return Refusal.FULL
-        if self.per_holder and held >= self.per_holder:
+        if self.per_holder and held > self.per_holder:
             return Refusal.HOLDER_FULL
-        reserved = self.total // RESERVED_PART
-        if self.total - self.taken <= reserved and held > self.total // LITTLE_PART:
+        if left < self.total // RESERVED_PART and held > self.total // LITTLE_PART + 1:
             return Refusal.RESERVED
         return None
 

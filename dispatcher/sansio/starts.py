@@ -46,6 +46,17 @@ def usable(
     }
 
 
+def names_more(position: Mapping[TopicPartition, int], counts: Mapping[str, int]) -> bool:
+    """Whether an id names records of a partition that its topic is not known to have.
+
+    Args:
+        position: The position in the id.
+        counts: How many partitions each topic has, if that is known.
+    """
+    fewest = min(counts.values(), default=math.inf)
+    return any(position[tp] >= 0 and tp[1] >= counts.get(tp[0], math.inf) for tp in position if tp[1] >= fewest)
+
+
 def counts_begun_with(position: Mapping[TopicPartition, int]) -> dict[str, int]:
     """Return how many partitions topics had when this position was spelled, for topics about which it says so.
 

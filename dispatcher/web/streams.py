@@ -186,13 +186,13 @@ class SubscriberStream:
                 last=query.last,
                 ignored=query.ignored,
                 window=window,
+                owner=admission.owner,
             )
         except BaseException:
             admission.release()
             raise
         self._visit: Visit | None = None
         try:
-            self._subscriber.resumption.owner = admission.owner
             if admission.visits is not None:
                 self._visit = admission.visits.begin(admission.visitor, self._subscriber, connection.peer.liveness)
             if session is not None:

@@ -14,6 +14,7 @@ from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filters import granted
+from dispatcher.sansio.quotas import QuotaStatistics
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, Records, TopicPartition
 from tests.hub.test_hub import Bench, RecordingTransport, subscribed
@@ -87,6 +88,52 @@ def test_feeds_are_bounded_by_what_they_cost() -> None:
             registry.check(refused)
     registry.check(kept[-1])
     assert counts(registry) == (1001, 1, 1, 2)
+
+
+def suffix(text: str) -> Feed:
+    """A feed whose filter no index finds."""
+    return feed_of(SSE_VALUE, TOPICS, read_filter({"suffix": {"key": text}}))
+
+
+def test_no_owner_takes_all_feeds_and_streams_of_all_topics_need_none() -> None:
+    """The last tenth is for owners that have few, and formats of all topics are not counted."""
+    registry = FeedRegistry(100, TOPICS)
+
+    def subscribe(feed: Feed, owner: str) -> None:
+        registry.check(feed, owner)
+        registry.add(feed, owner)
+
+    greedy = [suffix(f"x{number}") for number in range(90)]
+    for feed in greedy:
+        subscribe(feed, "greedy")
+    for refused in (suffix("more"), feed_of(SSE_VALUE, frozenset({"orders"}))):
+        with pytest.raises(TooManyError, match=r"the last feeds of this replica are reserved .* \(max_feeds\)"):
+            registry.check(refused, "greedy")
+    few = [suffix(f"y{number}") for number in range(10)]
+    for number, feed in enumerate(few):
+        subscribe(feed, f"modest {number // 2}")
+    with pytest.raises(TooManyError, match="already serves 100 distinct feeds"):
+        registry.check(suffix("more"), "another")
+    for plain in (feed_of(WEBSOCKET, TOPICS), feed_of(SSE_VALUE, TOPICS, whole=True), few[0]):
+        subscribe(plain, "another")
+    assert registry.statistics().refused == 3
+    for feed in greedy:
+        assert registry.remove(feed)
+    assert not registry.remove(few[0]), "another subscriber still has it"
+    subscribe(feed_of(SSE_VALUE, frozenset({"orders"}), ONE), "greedy")
+
+
+def test_what_owners_hold_is_released_with_the_last_subscriber_that_needs_it() -> None:
+    """An encoding is needed by all feeds that share it, whoever has brought it."""
+    registry = FeedRegistry(2)
+    plain, filtered, unindexed = (feed_of(SSE_VALUE, TOPICS, wanted) for wanted in (None, ONE, REST))
+    for feed, owner in ((plain, "a"), (unindexed, "b"), (filtered, "c")):
+        registry.check(feed, owner)
+        registry.add(feed, owner)
+    assert registry._quota.statistics() == QuotaStatistics(2, 2, 1)
+    for feed, left in ((plain, 2), (unindexed, 1), (filtered, 0)):
+        registry.remove(feed)
+        assert registry._quota.taken == left == len(registry._holders)
 
 
 async def test_one_feed_too_many_is_refused(nursery: trio.Nursery) -> None:

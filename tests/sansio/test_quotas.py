@@ -29,6 +29,16 @@ def test_a_small_quota_has_nothing_reserved() -> None:
     assert fill(Quota(9), "only") == 9
 
 
+def test_several_at_once_are_refused_like_the_last_of_them() -> None:
+    """Otherwise two at once could reach into what is reserved, or exceed a bound."""
+    quota = Quota(100, per_holder=91)
+    for _ in range(89):
+        quota.take("greedy")
+    assert (quota.refusal("greedy"), quota.refusal("greedy", 2)) == (None, Refusal.RESERVED)
+    assert (quota.refusal("modest", 2), quota.refusal("greedy", 3)) == (None, Refusal.HOLDER_FULL)
+    assert (quota.refusal("modest", 3), quota.refusal("modest", 12)) == (Refusal.RESERVED, Refusal.FULL)
+
+
 def test_a_bound_for_each_holder() -> None:
     """It counts what a holder has at the moment."""
     quota = Quota(1000, per_holder=3)

@@ -175,7 +175,7 @@ async def test_a_wrong_filter_is_refused_with_its_place(query: str, reason: str 
 
 async def test_one_feed_more_than_there_may_be_is_answered_with_4429() -> None:
     """A thousand feeds of one client stay within the history's bound."""
-    house = KeyedHouse("plain", max_feeds=3, history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
+    house = KeyedHouse("plain", max_feeds=2, history_bytes=20_000, pause_above_bytes=10_000, resume_below_bytes=5_000)
     async with house.serving(), AsyncExitStack() as stack:
         for number in range(2):
             stream = SseStream(await stack.enter_async_context(house.connected()))

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_address
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -25,6 +26,10 @@ NO_BROKER = "127.0.0.1:9"
 TOPIC = "assets"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+WS = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 FEW_DESCRIPTORS = ("sh", "-c", 'ulimit -n 256; exec "$@"', "sh")
 
 
@@ -207,12 +212,7 @@ async def test_subscribers_per_address(start: Callable[..., Replica]) -> None:
             assert "max_subscribers_per_address" in goodbye["reason"]
             assert await second.next_event() is None
             assert second.ended
-        said = await answer(
-            replica.port,
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-            "127.0.0.5",
-        )
+        said = await answer(replica.port, WS, "127.0.0.5")
         assert b'"type":"goodbye","code":4429' in said
         assert struct.pack("!H", 4429) in said
         async with sse(replica.port, "127.0.0.6") as other:
@@ -222,6 +222,32 @@ async def test_subscribers_per_address(start: Callable[..., Replica]) -> None:
     await trio.to_thread.run_sync(replica.wait_for, "nobody", lambda status: status["subscribers"]["total"] == 0)
     async with sse(replica.port, "127.0.0.5") as again:
         assert (await first_event(again))[0] == "state"
+
+
+def suffix(text: str) -> str:
+    """The query of a filter that no index finds."""
+    return "?filter=" + quote(f'{{"suffix":{{"key":"{text}"}}}}')
+
+
+async def test_filters_of_one_address_leave_room(start: Callable[..., Replica]) -> None:
+    """An address that opens as many feeds as it can keeps no stream of another from beginning."""
+    replica = start(max_feeds=20)
+    async with AsyncExitStack() as stack:
+        for number in range(18):
+            stream = await stack.enter_async_context(sse(replica.port, "127.0.0.5", query=suffix(f"x{number}")))
+            assert (await first_event(stream))[0] == "state"
+        async with sse(replica.port, "127.0.0.5", query=suffix("more")) as refused:
+            kind, goodbye = await first_event(refused)
+            assert (kind, goodbye["code"], "max_feeds" in goodbye["reason"]) == ("goodbye", 4429, True)
+        for query in ("?format=envelope", "?scope=topic", suffix("y")):
+            other = await stack.enter_async_context(sse(replica.port, "127.0.0.6", query=query))
+            assert (await first_event(other))[0] == "state"
+        socket = await stack.enter_async_context(raw(replica.port, WS, "127.0.0.7"))
+        said = b""
+        with trio.fail_after(seconds(20)):
+            while b'"type":' not in said:
+                said += await socket.receive_some()
+        assert b'"type":"state"' in said
 
 
 async def test_connects_per_second(start: Callable[..., Replica]) -> None:
