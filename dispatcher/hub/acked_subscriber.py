@@ -186,6 +186,10 @@ class AckedSubscriber(Subscriber):
         """The client is done with all records up to these offsets: take the first step; `go_on` takes the others."""
         self._done(self.acks.acked(position, trio.current_time(), self.resumption.place))
 
+    def usable_end(self, topic: str) -> int:
+        """See `Acknowledgements.end`."""
+        return self.acks.end(topic)
+
     def go_on(self) -> bool:
         """Take the next step of what was acknowledged; returns False if there was none left."""
         return self._done(self.acks.go_on(trio.current_time()))

@@ -222,6 +222,13 @@ class Acknowledgements:
                     self._leave_window(delivery, _waiting(delivery, delivery.begin, delivery.end))
                 self._departed[partition] = sent
 
+    def end(self, topic: str) -> int:
+        """Return the number after that of the last partition of a topic of which anything can be acknowledged.
+
+        Costs the number of partitions that were sent.
+        """
+        return 1 + max([tp[1] for sent in (self._highest, self._departed) for tp in sent if tp[0] == topic], default=-1)
+
     def released(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions: nothing of them can be acknowledged any longer."""
         for partition in partitions:

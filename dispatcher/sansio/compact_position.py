@@ -124,11 +124,15 @@ def spell_segments(data: bytes) -> str:
     return MARK + _base64url(bytes((_VERSION,)) + data)
 
 
-def read_segments(text: str) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-    """Yield the partitions and the offsets of each segment in a compact spelling, which begins with ``~``.
+def read_segments(text: str, end: int = MAX_PARTITION + 1) -> Iterator[tuple[Sequence[int], Sequence[int], int]]:
+    """Yield the partitions of each segment in a compact spelling, their offsets, and how many others were left out.
 
     Bounded by the length of the text and by `MAX_PARTITIONS`. The partitions of a segment are in ascending order. One
     may occur twice, in two segments: the caller, who knows all segments, has to refuse that.
+
+    Args:
+        text: The spelling, which begins with ``~``.
+        end: From this number on, partitions are left out.
 
     Raises:
         MalformedPositionError: the text is no such spelling; the message says why.
@@ -139,13 +143,14 @@ def read_segments(text: str) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         raise _wrong(f"has version {version}, known is {_VERSION}")
     left = MAX_PARTITIONS
     while reader.has_more() or left == MAX_PARTITIONS:
-        partitions = reader.ranges(left)
-        left -= len(partitions)
+        partitions, count = reader.ranges(left, end)
+        left -= count
         low = reader.varint() - 1
-        offsets = reader.numbers(len(partitions))
+        offsets = reader.numbers(count)
         if low + max(offsets) > MAX_OFFSET:
             raise _wrong(f"names an offset above {MAX_OFFSET}")
-        yield partitions, [low + offset for offset in offsets]
+        # They are in ascending order: those left out are the last ones.
+        yield partitions, [low + offset for offset in offsets[: len(partitions)]], count - len(partitions)
 
 
 class _Reader:
@@ -178,10 +183,10 @@ class _Reader:
                 return value
         raise _wrong("has a number of more than 10 octets")
 
-    def ranges(self, most: int) -> list[int]:
-        """Read the partitions of a segment, in ascending order."""
+    def ranges(self, most: int, end: int) -> tuple[list[int], int]:
+        """Read the partitions of a segment below `end`, in ascending order, and the number of all of them."""
         partitions: list[int] = []
-        following = 0
+        named = following = 0
         count = self.varint()
         if not count:
             raise _wrong("has a segment without partitions")
@@ -191,12 +196,13 @@ class _Reader:
                 raise _wrong("has two ranges that touch")
             first = following + gap
             following = first + self.varint() + 1
-            if following - first + len(partitions) > most:
+            named += following - first
+            if named > most:
                 raise _wrong(f"names more than {MAX_PARTITIONS} partitions")
             if following - 1 > MAX_PARTITION:
                 raise _wrong(f"names a partition above {MAX_PARTITION}")
-            partitions += range(first, following)
-        return partitions
+            partitions += range(first, min(following, end))
+        return partitions, named
 
     def numbers(self, count: int) -> tuple[int, ...]:
         """Read this many numbers, preceded by their common width."""
@@ -206,6 +212,8 @@ class _Reader:
         packed = self._data[self._at : self._at + count * width]
         if len(packed) < count * width:
             raise _wrong("ends too early")
+        if not width:
+            return (0,) * count
         self._at += len(packed)
         whole = bytearray(8 * count)
         for place in range(width):

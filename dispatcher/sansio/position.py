@@ -13,7 +13,7 @@ left out.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import cast
@@ -22,13 +22,13 @@ from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio import id_suffixes
 from dispatcher.sansio.compact_position import (
     MARK,
-    MAX_OFFSET,
     MAX_PARTITION,
     MAX_PARTITIONS,
     read_segments,
     spell_compact,
 )
 from dispatcher.sansio.layout import Chosen, Chunks, Layout, Offsets, Span
+from dispatcher.sansio.plain_position import read_pairs, shown
 from dispatcher.sansio.records import TopicPartition
 
 MAX_POSITION_CHARACTERS = 8192
@@ -47,11 +47,6 @@ MOST_PARTITIONS_KEPT = 2_000
 """Of spellings that name more, nothing is kept: a short one can name 8,192, and a client may send any."""
 
 _TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
-_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
-_SMALL_PAIR = r"(?:0|[1-9][0-9]{0,5})=(?:-1|0|[1-9][0-9]{0,17})"
-_SMALL_PAIRS = re.compile(f"{_SMALL_PAIR}(?:,{_SMALL_PAIR})*")
-"""Pairs that need no further check, because each number is below its bound. Most are; acknowledgements name many
-pairs."""
 
 
 def is_topic(text: str) -> bool:
@@ -65,6 +60,25 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
     Raises:
         MalformedPositionError: the text is not a position; the message says what is wrong with which part.
     """
+    return parse_usable(text, lambda _: MAX_PARTITION + 1)[0]
+
+
+def parse_usable(text: str, end_of: Callable[[str], int]) -> tuple[dict[TopicPartition, int], int]:
+    """Read an event id back, without partitions that a compact spelling names and that nobody could use.
+
+    A few characters can name thousands of them. They are counted, and nothing is made of them; whether one of them is
+    named twice is not checked.
+
+    Args:
+        text: The id.
+        end_of: Returns the number from which on partitions of a topic are left out.
+
+    Returns:
+        The position, and how many partitions it leaves out.
+
+    Raises:
+        MalformedPositionError: See `parse_position`.
+    """
     if not text:
         raise MalformedPositionError("the event id is empty")
     if len(text) > MAX_POSITION_CHARACTERS:
@@ -72,28 +86,30 @@ def parse_position(text: str) -> dict[TopicPartition, int]:
             f"the event id has {len(text)} characters, at most {MAX_POSITION_CHARACTERS} are allowed"
         )
     position: dict[TopicPartition, int] = {}
+    left_out = 0
     for topic_position in text.split(";"):
         topic, colon, pairs = topic_position.partition(":")
         if not colon:
-            raise MalformedPositionError(f"{_shown(topic_position)} lacks the ':' between topic and partitions")
+            raise MalformedPositionError(f"{shown(topic_position)} lacks the ':' between topic and partitions")
         if not is_topic(topic):
-            raise MalformedPositionError(f"{_shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
+            raise MalformedPositionError(f"{shown(topic)} is not a topic name: use 1 to 249 of a-z A-Z 0-9 . _ -")
         if pairs.startswith(MARK):
-            for numbers, offsets in read_segments(pairs):
+            for numbers, offsets, others in read_segments(pairs, end_of(topic)):
                 make = _partitions if len(numbers) <= MOST_PARTITIONS_KEPT else _partitions.__wrapped__
                 partitions = make(topic, tuple(numbers))
                 if position and (twice := position.keys() & partitions):
                     raise _named_twice(min(twice))
                 position.update(zip(partitions, offsets, strict=True))
+                left_out += others
         else:
-            for number, offset in _plain_pairs(pairs):
+            for number, offset in read_pairs(pairs):
                 partition = TopicPartition(topic, number)
                 if partition in position:
                     raise _named_twice(partition)
                 position[partition] = offset
-        if len(position) > MAX_PARTITIONS:
+        if len(position) + left_out > MAX_PARTITIONS:
             raise MalformedPositionError(f"the event id names more than {MAX_PARTITIONS} partitions")
-    return position
+    return position, left_out
 
 
 @lru_cache(maxsize=PARTITIONS_KEPT)
@@ -104,21 +120,6 @@ def _partitions(topic: str, numbers: tuple[int, ...]) -> Sequence[TopicPartition
 
 def _named_twice(partition: TopicPartition) -> MalformedPositionError:
     return MalformedPositionError(f"partition {partition} is named twice")
-
-
-def _plain_pairs(pairs: str) -> Iterable[tuple[int, int]]:
-    if _SMALL_PAIRS.fullmatch(pairs):
-        return [(int(number), int(offset)) for number, _, offset in [pair.partition("=") for pair in pairs.split(",")]]
-    return _checked_pairs(pairs)
-
-
-def _checked_pairs(pairs: str) -> Iterator[tuple[int, int]]:
-    for pair in pairs.split(","):
-        number, equals, offset = pair.partition("=")
-        if not equals:
-            raise MalformedPositionError(f"{_shown(pair)} lacks the '=' between partition and offset")
-        partition = _number(number, "a partition: use 0", MAX_PARTITION)
-        yield partition, -1 if offset == "-1" else _number(offset, "an offset: use -1, or 0", MAX_OFFSET)
 
 
 def shortest_position(position: Mapping[TopicPartition, int]) -> str:
@@ -333,14 +334,3 @@ class Snapshot:
         known = [n for n in range(first, end) if n != own and offsets[n] is not None]
         numbers = [self.layout.partitions[n].partition for n in known]
         return spell_compact(numbers, [cast("int", offsets[n]) for n in known]) if known else "", False
-
-
-def _number(text: str, what: str, most: int) -> int:
-    if not _NUMBER.fullmatch(text) or int(text) > most:
-        raise MalformedPositionError(f"{_shown(text)} is not {what} to {most}, without leading zeros")
-    return int(text)
-
-
-def _shown(text: str) -> str:
-    """Quote a part of an id for an error message, shortened because clients choose its length."""
-    return ascii(text if len(text) <= 40 else f"{text[:40]}…")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from operator import itemgetter
 
+from dispatcher.sansio.compact_position import MAX_PARTITION
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import OffsetsForTime
 from dispatcher.sansio.records import TopicPartition
@@ -21,6 +22,14 @@ MORE_PARTITIONS = 100
 
 _topic_of: Callable[[TopicPartition], str] = itemgetter(0)
 _number_of: Callable[[TopicPartition], int] = itemgetter(1)
+
+
+def usable_end(topics: frozenset[str], counts: Mapping[str, int], topic: str) -> int:
+    """Return the number from which on a reader can use no partition of a topic: see `usable`."""
+    if topic not in topics:
+        return 0
+    count = counts.get(topic)
+    return MAX_PARTITION + 1 if count is None else count + MORE_PARTITIONS
 
 
 def usable(
@@ -35,15 +44,11 @@ def usable(
         topics: The topics that it reads.
         counts: How many partitions each topic has, if that is known.
     """
-    fewest = min([count for topic, count in counts.items() if topic in topics], default=math.inf)
+    ends = {topic: usable_end(topics, counts, topic) for topic in topics}
     highest = max(map(_number_of, position), default=0)
-    if highest < fewest + MORE_PARTITIONS and topics.issuperset(map(_topic_of, position)):
+    if highest < min(ends.values(), default=0) and topics.issuperset(map(_topic_of, position)):
         return position
-    return {
-        tp: offset
-        for tp, offset in position.items()
-        if tp.topic in topics and ((count := counts.get(tp.topic)) is None or tp.partition < count + MORE_PARTITIONS)
-    }
+    return {tp: offset for tp, offset in position.items() if tp.partition < ends.get(tp.topic, 0)}
 
 
 def names_more(position: Mapping[TopicPartition, int], counts: Mapping[str, int]) -> bool:

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import orjson
 
 from dispatcher.errors import MalformedPositionError
+from dispatcher.sansio.compact_position import MAX_PARTITION
 from dispatcher.sansio.encoding.frames import text_frame
 from dispatcher.sansio.encoding.messages import encode_nacked
-from dispatcher.sansio.position import parse_position
+from dispatcher.sansio.position import parse_usable
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.web.inbound import Inbound, refusal
 
@@ -44,6 +45,9 @@ class Acknowledger(Protocol):
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
         """Begin to settle every record up to these offsets, with which the client is done; see `go_on`."""
+
+    def usable_end(self, topic: str) -> int:
+        """The number after that of the last partition of a topic of which anything can be acknowledged."""
 
     def go_on(self) -> bool:
         """Settle some more of them; False if none were left."""
@@ -189,8 +193,9 @@ class AckInbound(Inbound):
             return
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "ack":
-            position = _position(message, "an acknowledgement")
-            self._partitions += len(position)
+            end_of = _everything if self._subscriber is None else self._subscriber.usable_end
+            position, left_out = _position(message, "an acknowledgement", end_of)
+            self._partitions += len(position) + left_out
             for partition, offset in position.items():
                 if offset > self._acked.get(partition, -1):
                     self._acked[partition] = offset
@@ -202,7 +207,7 @@ class AckInbound(Inbound):
     def _nack(self, message: dict[str, Any]) -> None:
         # Acknowledgements and refusals count in the order in which they were sent.
         self._apply()
-        position = _position(message, "a refusal")
+        position, _ = _position(message, "a refusal", _everything)
         self._partitions += len(position)
         partition, offset = next(iter(position.items()))
         reason = message.get("reason")
@@ -224,9 +229,15 @@ class AckInbound(Inbound):
             self._subscriber.acked(acked)
 
 
-def _position(message: dict[str, Any], what: str) -> dict[TopicPartition, int]:
+def _everything(_topic: str) -> int:
+    return MAX_PARTITION + 1
+
+
+def _position(
+    message: dict[str, Any], what: str, end_of: Callable[[str], int]
+) -> tuple[dict[TopicPartition, int], int]:
     try:
-        return parse_position(message["id"])
+        return parse_usable(message["id"], end_of)
     except (KeyError, TypeError, AttributeError):
         raise refusal(BAD_REQUEST, f"{what} needs the id of a record") from None
     except MalformedPositionError as error:

@@ -79,6 +79,7 @@ class Caller:
         *,
         default_scope: str = "replica",
         decoded: Mapping[str, str] = {},
+        counts: Mapping[str, int] = {},
     ) -> Query:
         """Check what a client asks for, and that the token allows it.
 
@@ -97,7 +98,9 @@ class Caller:
                 raise ForbiddenError(f"the token does not allow this topic (action {action}): {topic[:40]!a}")
         if QUERY_PARAMETER in arguments:
             arguments = {name: values for name, values in arguments.items() if name != QUERY_PARAMETER}
-        query = read_query(arguments, last_event_id, allowed, default_scope=default_scope, decoded=decoded)
+        query = read_query(
+            arguments, last_event_id, allowed, default_scope=default_scope, decoded=decoded, counts=counts
+        )
         grant = principal.grant(action, query.topics)
         return query if grant is None else replace(query, grant=grant)
 

@@ -81,15 +81,21 @@ class StreamOpener:
             ExpiredTokenError: it can be had with a new token.
         """
         settings, authentication, arguments = self._settings, self._authentication, request.arguments
-        session, last_event_id = None, request.fields.get("Last-Event-ID")
-        scope, decoded = settings.default_scope, settings.decodable_topics
-        if authentication is None and not arguments and last_event_id is None:
-            query = self._plain_query
-        elif authentication is None:
-            query = read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
-        else:
+        session, last_event_id, caller = None, request.fields.get("Last-Event-ID"), None
+        if authentication is not None:
             caller = await authentication.identify(request.fields, request.cookies, arguments, request.subprotocols)
-            query = caller.read_query(arguments, last_event_id, settings.topics, default_scope=scope, decoded=decoded)
+        if caller is None and not arguments and last_event_id is None:
+            query = self._plain_query
+        else:
+            query = (read_query if caller is None else caller.read_query)(
+                arguments,
+                last_event_id,
+                settings.topics,
+                default_scope=settings.default_scope,
+                decoded=settings.decodable_topics,
+                counts=self._hub.history.expected,
+            )
+        if authentication is not None and caller is not None:
             if caller.has_expired:
                 raise ExpiredTokenError(HAS_EXPIRED)
             session = authentication.open_session(caller, arguments, query, can_renew=self.can_renew)

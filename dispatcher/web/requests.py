@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from operator import itemgetter
 
 from dispatcher.errors import BadRequestError
@@ -14,9 +15,10 @@ from dispatcher.sansio.encoding.wire import Wire
 from dispatcher.sansio.filter_dialect import PARAMETERS as FILTER_PARAMETERS
 from dispatcher.sansio.filter_dialect import read_parameters
 from dispatcher.sansio.filters import Filter
-from dispatcher.sansio.position import MOST_PARTITIONS_KEPT, parse_position
+from dispatcher.sansio.position import MOST_PARTITIONS_KEPT, parse_usable
 from dispatcher.sansio.ranges import EARLIEST, NOW
 from dispatcher.sansio.records import TopicPartition
+from dispatcher.sansio.starts import usable_end
 
 PARAMETERS = (
     "topic",
@@ -105,6 +107,7 @@ def read_query(
     *,
     default_scope: str = "replica",
     decoded: Mapping[str, str] = {},
+    counts: Mapping[str, int] = {},
 ) -> Query:
     """Check what a client asks for.
 
@@ -114,6 +117,7 @@ def read_query(
         configured: The topics that this dispatcher serves.
         default_scope: The scope of requests that name none.
         decoded: The topics that can be decoded, and into what; ``asked``: into JSON, for clients that ask.
+        counts: How many partitions each topic has, if that is known: an id may name thousands that do not exist.
 
     Raises:
         BadRequestError: the request is invalid; the reason says what would be right.
@@ -133,7 +137,7 @@ def read_query(
     decodes = _read_decode(arguments, topics, decoded)
     if last_event_id is None and "last_event_id" in arguments:
         last_event_id = arguments["last_event_id"][0]
-    position = _read_position(last_event_id) if last_event_id else {}
+    position = _read_position(last_event_id, topics, counts) if last_event_id else {}
     if not topics.issuperset(map(itemgetter(0), position)):
         # The ids of a stream never name topics that the stream does not have.
         position = {partition: offset for partition, offset in position.items() if partition.topic in topics}
@@ -169,12 +173,14 @@ _kept: dict[str, Mapping[TopicPartition, int]] = {}
 """Ids as read; the one that was sent last is last."""
 
 
-def _read_position(event_id: str) -> Mapping[TopicPartition, int]:
+def _read_position(event_id: str, topics: frozenset[str], counts: Mapping[str, int]) -> Mapping[TopicPartition, int]:
     """Read an id; whoever sends the same one gets the same mapping."""
     position = _kept.pop(event_id, None)
+    left_out = 0
     if position is None:
-        position = parse_position(event_id)
-    if len(position) <= MOST_PARTITIONS_KEPT:
+        position, left_out = parse_usable(event_id, partial(usable_end, topics, counts))
+    # What was left out depends on more than the id, and clients that resume name nothing of that kind.
+    if len(position) <= MOST_PARTITIONS_KEPT and not left_out:
         _kept[event_id] = position
         if len(_kept) > IDS_KEPT:
             del _kept[next(iter(_kept))]

@@ -62,6 +62,20 @@ def test_an_acknowledgement_is_cumulative_by_partition() -> None:
     assert statistics.passed_over == 0
 
 
+def test_the_end_of_what_can_be_acknowledged_is_that_of_what_was_sent() -> None:
+    """This includes partitions that have left, until they are released."""
+    acks = window()
+    assert acks.end("orders") == 0
+    high, low = TopicPartition("orders", 700), TopicPartition("orders", 3)
+    for partition in (low, high):
+        acks.sent(delivery(partition, 0, 1), 0)
+    assert (acks.end("orders"), acks.end("other")) == (701, 0)
+    acks.left([high])
+    assert acks.end("orders") == 701
+    acks.released([high])
+    assert acks.end("orders") == 4
+
+
 def test_what_was_not_sent_is_passed_over_and_counted() -> None:
     """Offsets past what was sent count up to there; absent partitions are ignored."""
     acks = window()

@@ -14,7 +14,7 @@ OFFSETS = st.one_of(st.integers(-1, 300), st.integers(-1, 2**20), st.integers(-1
 
 def read(text: str) -> dict[int, int]:
     """The partitions and offsets of all segments."""
-    return {number: offset for segment in read_segments(text) for number, offset in zip(*segment, strict=True)}
+    return {number: offset for segment in read_segments(text) for number, offset in zip(*segment[:2], strict=True)}
 
 
 class Cut:

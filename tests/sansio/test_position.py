@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio import id_suffixes
-from dispatcher.sansio.compact_position import MAX_PARTITIONS, spell_compact
+from dispatcher.sansio.compact_position import MAX_PARTITIONS, spell_compact, spell_segments, spell_varint
 from dispatcher.sansio.layout import CHUNK, Layout
 from dispatcher.sansio.position import (
     MAX_POSITION_CHARACTERS,
@@ -17,6 +17,7 @@ from dispatcher.sansio.position import (
     Snapshot,
     format_position,
     parse_position,
+    parse_usable,
     shortest_position,
 )
 from dispatcher.sansio.records import TopicPartition
@@ -363,3 +364,25 @@ def test_segments_that_name_a_partition_twice_are_refused() -> None:
     with pytest.raises(MalformedPositionError, match="a:4 is named twice"):
         parse_position(f"{twice};a:{spell_compact([4, 5], [1, 2])}")
     assert parse_position(f"{twice};a:{spell_compact([5], [7])}")[TopicPartition("a", 5)] == 7
+
+
+@given(st.dictionaries(st.integers(0, 60), st.integers(-1, 2**63 - 1), min_size=1), st.integers(0, 70))
+def test_what_nobody_could_use_is_left_out_and_counted(offsets: dict[int, int], end: int) -> None:
+    """What is left is the same as without the bound."""
+    numbers = sorted(offsets)
+    text = f"a:{spell_compact(numbers, [offsets[number] for number in numbers])};b:~AQEAAAMA"
+    position, left_out = parse_usable(text, {"a": end, "b": 9}.__getitem__)
+    whole = parse_position(text)
+    assert position == {tp: offset for tp, offset in whole.items() if tp.partition < end or tp.topic == "b"}
+    assert len(position) + left_out == len(whole)
+
+
+def test_ids_are_bounded_by_what_they_name_whatever_is_left_out() -> None:
+    """A short id could otherwise name millions of partitions, or an offset too high to be one."""
+    many = spell_compact(range(MAX_PARTITIONS), [5] * MAX_PARTITIONS)
+    assert parse_usable(f"a:{many}", lambda _: 1) == ({TopicPartition("a", 0): 5}, MAX_PARTITIONS - 1)
+    with pytest.raises(MalformedPositionError, match="more than 8192 partitions"):
+        parse_usable(f"a:{many};b:{many}", lambda _: 0)
+    high = spell_segments(b"\x01\x00\x01" + spell_varint(2**63) + b"\x01\x00\x01")
+    with pytest.raises(MalformedPositionError, match="names an offset above"):
+        parse_usable(f"a:{high}", lambda _: 1)

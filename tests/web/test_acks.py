@@ -300,12 +300,19 @@ def test_what_an_id_names_costs_as_well(event_id: str, is_wide: bool) -> None:
 class Taking:
     """A subscriber that notes the offset of each acknowledgement and refusal."""
 
-    def __init__(self) -> None:
+    def __init__(self, end: int = 8192) -> None:
         self.taken: list[int] = []
+        self.named: list[int] = []
+        self._end = end
+
+    def usable_end(self, topic: str) -> int:
+        """As it was made."""
+        return self._end if topic == "assets" else 0
 
     def acked(self, position: dict[TopicPartition, int]) -> None:
-        """Note the highest offset."""
+        """Note the highest offset, and the number of partitions."""
         self.taken.append(max(position.values()))
+        self.named.append(len(position))
 
     def nacked(self, partition: TopicPartition, offset: int, reason: str, answer: Any) -> bool:  # noqa: ARG002
         """Note the offset."""
@@ -344,6 +351,16 @@ def test_a_step_reads_one_id_that_names_thousands_of_partitions(kind: str, begin
     assert (answer, answers) == (pong_frame(b"1") if begin else None, [pong_frame(b"2")])
     assert left.value.code == 1000
     assert inbound.rest_seconds(0.0) > 0.5
+
+
+def test_nothing_is_made_of_partitions_of_which_nothing_was_sent() -> None:
+    """An acknowledgement may name thousands of them in a few characters; they cost as much of the budget as others."""
+    taking, inbound = Taking(2), AckInbound(0.0)
+    inbound.attach(taking, list[bytes]().append)
+    for topic in ("assets", "other"):
+        inbound.on_client_data(frame(TEXT, b'{"type":"ack","id":"%b:%b"}' % (topic.encode(), WIDE.encode())), 0.0)
+        assert inbound._partitions == 8192
+    assert (taking.taken, taking.named) == ([5], [2])
 
 
 async def test_what_a_client_said_before_the_stream_began_is_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:

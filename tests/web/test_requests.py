@@ -245,6 +245,18 @@ def test_ids_are_kept_while_clients_send_them_unless_they_name_very_many_partiti
     assert max(map(len, requests._kept.values())) == most
 
 
+def test_partitions_that_cannot_exist_are_left_out_of_an_id_while_it_is_read() -> None:
+    """They may have just been added, up to a bound; the same id is read again when more are known."""
+    text = "assets:" + spell_compact(range(1500), [5] * 1500)
+
+    def named(topic: str, **counts: int) -> int:
+        return len(read_query({"topic": [topic]}, text, ["assets", "other"], counts=counts).position)
+
+    assert [named("assets", assets=2), named("assets", assets=1000), named("other")] == [102, 1100, 0]
+    assert text not in requests._kept
+    assert [named("assets", assets=1500), named("assets", assets=2), named("other")] == [1500, 1500, 0], "it is kept"
+
+
 def test_clients_make_sure_that_their_topics_are_decoded() -> None:
     """If a topic cannot be decoded, the request is refused instead of sending raw records."""
     query = {"topic": ["a", "b"], "decode": ["json"]}
