@@ -127,8 +127,6 @@ class Subscription:
 
     async def __anext__(self) -> Record:
         """The next record; gaps are logged as warnings (`events` hands them out)."""
-        if self._acks is not None and self._acks_by_itself and self._last_returned is not None:
-            self._acks.done(self._last_returned)
         while not isinstance(event := await self._next(), Record):
             if isinstance(event, Gap):
                 log.warning(
@@ -139,7 +137,6 @@ class Subscription:
                     event.to_offset,
                     event.reason,
                 )
-        self._last_returned = event
         return event
 
     async def ack(self, record: Record) -> None:
@@ -174,16 +171,23 @@ class Subscription:
         return self._acks
 
     def events(self) -> "Events":
-        """Iterate over everything in order: records, gaps and states. Takes its items from the same stream."""
+        """Iterate over everything in order: records, gaps and states. Takes its items from the same stream.
+
+        With ``ack="auto"`` a record is acknowledged when the next item, whatever it is, is requested.
+        """
         return Events(self)
 
     async def _next(self) -> Event:
+        """The next item for either iterator; with ``ack="auto"`` the record that was returned before it is done."""
+        if self._acks is not None and self._acks_by_itself and self._last_returned is not None:
+            self._acks.done(self._last_returned)
         await trio.lowlevel.checkpoint()
         while True:
             while self._ready:
                 item = self._ready.popleft()
                 if isinstance(item, Record):
                     self._taken.record(item)
+                    self._last_returned = item
                 elif isinstance(item, Gap):
                     self._taken.gap(item)
                 elif isinstance(item, Heartbeat):

@@ -67,6 +67,23 @@ async def test_a_record_is_acknowledged_when_the_next_one_is_asked_for() -> None
             assert [record.offset for record in await take(stream, 2)] == [3, 4]
 
 
+async def test_the_loop_over_all_events_acknowledges_as_well() -> None:
+    """The state after a record counts as the next item, and more than a window gets through."""
+    house = AckHouse()
+    async with house.serving(), subscribe(address(house), ack="auto", window=3) as stream:
+        house.batch(10)
+        found: list[int] = []
+        async for event in stream.events():
+            if isinstance(event, Record):
+                assert event.offset not in house.done()
+                found.append(event.offset)
+                if event.offset == 9:
+                    break
+        assert found == [*range(10)]
+        await house.until(lambda: house.done() == [*range(9)])
+        assert stream.statistics().attempts == 1
+
+
 async def test_a_window_of_bytes_is_kept() -> None:
     """A single record always fits into the window."""
     house = AckHouse()
