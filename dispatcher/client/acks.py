@@ -3,14 +3,18 @@
 Rules of this module:
 
 * The position to resume from is the end of the run: records after it are sent again after a reconnect.
-* A record that arrives again is not handed out twice. If it was done, it is acknowledged again; if it was refused
-  without an answer, it is refused again.
+* A record that arrives again is not handed out twice. If it was done, it is acknowledged again; if it was refused and
+  no dead letter is known to be stored, it is refused again.
+* A refused record that the server leaves to other clients is in the run, but is not acknowledged: its owner may have no
+  dead letter of it.
+* Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
+  record again, a later offset of the partition would mean that the record is done.
 * After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
   one.
 * Acknowledgements are cumulative: one task sends the newest, as soon as everything received is done, or after a moment.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,7 +22,7 @@ import orjson
 import trio
 
 from dispatcher.client.events import Gap, Heartbeat, Record, partition_of
-from dispatcher.client.resume_position import ResumePosition
+from dispatcher.client.resume_position import ResumePosition, keep
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import parse_position, shortest_position
 from dispatcher.sansio.records import TopicPartition
@@ -30,13 +34,23 @@ of 500 records would send 500 acknowledgements."""
 FLUSH_SECONDS = 2.0
 """How long the end of a subscription waits until its last acknowledgement is sent."""
 
+MAX_LEFT = 10_000
+"""How many refused records that were left to other clients are remembered; the oldest are forgotten, because nobody
+tells this client that another one is done with them."""
+
+MAX_REASON_CHARACTERS = 1000
+"""How much of a reason is remembered: a server keeps no more."""
+
+_Name = tuple[TopicPartition, int]
+"""A record: its partition and its offset."""
+
 
 @dataclass(slots=True)
 class _Delivered:
     item: Record | Gap | Heartbeat
     is_done: bool
-    is_gone: bool = False
-    """Whether its log is gone."""
+    may_acknowledge: bool = True
+    """Not if its log is gone, or if it is left to other clients."""
 
 
 class Acks:
@@ -52,13 +66,17 @@ class Acks:
         self._run = ResumePosition(position)
         self._order: deque[_Delivered] = deque()
         """Received items after the run, in order."""
-        self._open: dict[tuple[TopicPartition, int], _Delivered] = {}
+        self._open: dict[_Name, _Delivered] = {}
         """The records among them that are not done."""
-        self._refused: dict[tuple[TopicPartition, int], str] = {}
+        self._refused: dict[_Name, str] = {}
         """Records that were refused, with the reason, until the server has answered."""
+        self._left: OrderedDict[_Name, str] = OrderedDict()
+        """Refused records that the server has left to other clients, with the reason."""
+        self._arrived: dict[TopicPartition, int] = {}
+        """The offset of each partition that arrived last on this connection."""
         self._due: dict[TopicPartition, int] = {}
         """The offsets of the next acknowledgement."""
-        self._due_refusals: dict[tuple[TopicPartition, int], str] = {}
+        self._due_refusals: dict[_Name, str] = {}
         self._wake_up = trio.Event()
         self._sending = trio.Lock()
 
@@ -72,6 +90,12 @@ class Acks:
         """Number of received records that are not done."""
         return len(self._open)
 
+    def connecting(self) -> None:
+        """Forget what was due on the connection that is over: what the server has not heard of, it sends again."""
+        self._arrived.clear()
+        self._due.clear()
+        self._due_refusals.clear()
+
     # Called for received items.
 
     def came(self, item: Record | Gap | Heartbeat) -> None:
@@ -82,28 +106,35 @@ class Acks:
         delivered = _Delivered(item, is_done=not is_record)
         self._order.append(delivered)
         if isinstance(item, Record):
+            keep(self._arrived, partition_of(item), item.offset)
             self._open[_name(item)] = delivered
         self._advance()
 
     def came_again(self, record: Record) -> None:
         """Note a repeated record: the server does not know whether it is done."""
         name = _name(record)
-        if name in self._refused:
-            self._due_refusals[name] = self._refused[name]
+        keep(self._arrived, *name)
+        reason = self._refused.get(name, self._left.get(name))
+        if reason is not None:
+            self._due_refusals[name] = reason
             self._wake_up.set()
         elif name not in self._open and not any(
             partition_of(record) == partition and offset < record.offset for partition, offset in self._open
         ):
             self._acknowledge(record)
 
-    def answered(self, event_id: str) -> None:
-        """The server is done with a record that was refused."""
+    def answered(self, event_id: str, *, is_stored: bool) -> None:
+        """The server has stored the dead letter of a record that was refused, or leaves it to other clients."""
         try:
-            partition, offset = next(iter(parse_position(event_id).items()))
+            name = next(iter(parse_position(event_id).items()))
         except MalformedPositionError:
             return
-        if self._refused.pop((partition, offset), None) is not None:
-            self._finish((partition, offset))
+        if not is_stored:
+            self._leave(name)
+            return
+        self._left.pop(name, None)
+        if self._refused.pop(name, None) is not None:
+            self._finish(name)
 
     # Called for the caller.
 
@@ -113,7 +144,7 @@ class Acks:
             self._finish(_name(record))
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Refuse a record that cannot be processed; it is done when the server answers."""
+        """Refuse a record that cannot be processed; it holds up the run until the server answers."""
         name = _name(record)
         if self._is_open(record):
             self._refused[name] = self._due_refusals[name] = reason
@@ -134,8 +165,10 @@ class Acks:
         """Send what is due now; nothing without a connection: records that arrive again become due again."""
         # Of several callers, a later one finds that everything due was sent.
         async with self._sending:
-            refusals, self._due_refusals = self._due_refusals, {}
-            for (partition, offset), reason in refusals.items():
+            # All refusals before any acknowledgement, which would cover the refused records.
+            while self._due_refusals:
+                partition, offset = name = next(iter(self._due_refusals))
+                reason = self._due_refusals.pop(name)
                 await self._tell({"type": "nack", "id": f"{partition}={offset}", "reason": reason})
             due, self._due = self._due, {}
             if due:
@@ -144,10 +177,20 @@ class Acks:
     async def _tell(self, message: Mapping[str, str]) -> None:
         await self._say(orjson.dumps(message).decode())
 
-    def _finish(self, name: tuple[TopicPartition, int]) -> None:
+    def _finish(self, name: _Name) -> None:
         if (delivered := self._open.pop(name, None)) is not None:
             delivered.is_done = True
             self._advance()
+
+    def _leave(self, name: _Name) -> None:
+        """Let the run pass a refused record without acknowledging it, and remember the refusal."""
+        reason = self._refused.pop(name, None)
+        if reason is not None:
+            self._left[name] = reason[:MAX_REASON_CHARACTERS]
+            if len(self._left) > MAX_LEFT:
+                self._left.popitem(last=False)
+            self._open[name].may_acknowledge = False
+            self._finish(name)
 
     def _is_open(self, record: Record) -> bool:
         """Whether it is not done yet. A record of a deleted log may have the same offset as another one."""
@@ -158,11 +201,12 @@ class Acks:
         """Forget a partition whose log is gone: nothing can be acknowledged for its records."""
         for delivered in self._order:
             if isinstance(delivered.item, Record) and partition_of(delivered.item) == partition:
-                delivered.is_done = delivered.is_gone = True
-        for names in (self._open, self._refused, self._due_refusals):
+                delivered.is_done, delivered.may_acknowledge = True, False
+        for names in (self._open, self._refused, self._left, self._due_refusals):
             for name in [name for name in names if name[0] == partition]:
                 del names[name]
         self._due.pop(partition, None)
+        self._arrived.pop(partition, None)
 
     def _advance(self) -> None:
         """Extend the run by the items that are done."""
@@ -171,7 +215,7 @@ class Acks:
             item = delivered.item
             if isinstance(item, Record):
                 self._run.record(item)
-                if not delivered.is_gone:
+                if delivered.may_acknowledge and item.offset <= self._arrived.get(partition_of(item), -1):
                     self._acknowledge(item)
             elif isinstance(item, Gap):
                 self._run.gap(item)
@@ -183,5 +227,5 @@ class Acks:
         self._wake_up.set()
 
 
-def _name(record: Record) -> tuple[TopicPartition, int]:
+def _name(record: Record) -> _Name:
     return partition_of(record), record.offset

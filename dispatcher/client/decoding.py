@@ -80,7 +80,7 @@ def read_message(text: str) -> list[Received]:
     if kind == "expiring":
         return [Expiring()]
     if kind == "nacked":
-        return [Nacked(str(message.get("id", "")))]
+        return [Nacked(str(message.get("id", "")), is_stored=message.get("dead_letter") is not False)]
     return [_checked(_CONTROLS[kind], message)] if isinstance(kind, str) and kind in _CONTROLS else []
 
 

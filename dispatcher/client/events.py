@@ -149,9 +149,11 @@ class Expiring:
 
 @dataclass(frozen=True, slots=True)
 class Nacked:
-    """The server has handled a refused record."""
+    """The server's answer to the refusal of a record."""
 
     id: str
+    is_stored: bool = True
+    """Whether its dead letter is stored; if not, the record is left to other clients."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class ResumePosition:
             self._take_id(record, own)
         if record.offset <= self._came.get(partition, -1):
             return False
-        _keep(self._came, partition, record.offset)
+        keep(self._came, partition, record.offset)
         if record.offset > self._offsets.get(partition, -2):
             self._move(partition, record.offset)
         return True
@@ -65,7 +65,7 @@ class ResumePosition:
         """Take a gap: its offsets will not be sent. After a ``recreated`` one, the new log's offsets start over."""
         partition = partition_of(gap)
         if gap.reason == "recreated":
-            _keep(self._came, partition, gap.to_offset)
+            keep(self._came, partition, gap.to_offset)
             self._move(partition, gap.to_offset)
             self._suffix = ("", "")
         elif gap.to_offset > self._offsets.get(partition, -1):
@@ -110,10 +110,10 @@ class ResumePosition:
 
     def _move(self, partition: TopicPartition, offset: int) -> None:
         self._offsets.pop(partition, None)
-        _keep(self._offsets, partition, offset)
+        keep(self._offsets, partition, offset)
 
 
-def _keep(offsets: dict[TopicPartition, int], partition: TopicPartition, offset: int) -> None:
+def keep(offsets: dict[TopicPartition, int], partition: TopicPartition, offset: int) -> None:
     """Remember an offset, and at most `MAX_KEPT` of them: the oldest are forgotten.
 
     Many are forgotten at once, because a dict finds its first key by skipping all deleted ones before it.

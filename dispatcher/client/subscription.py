@@ -153,7 +153,8 @@ class Subscription:
     async def nack(self, record: Record, reason: str = "") -> None:
         """Refuse a record that cannot be processed: it is written to the dead-letter topic, and is then done.
 
-        If the server has no dead-letter topic for it, the subscription ends.
+        If the server leaves it to other clients (docs/delivery.md), it holds up no later record, is not acknowledged,
+        and is refused again if it arrives again. If there is no dead-letter topic for it, the subscription ends.
 
         Args:
             record: The record.
@@ -217,6 +218,8 @@ class Subscription:
         with self._send:
             await self._tell(self.state)
             while True:
+                if self._acks is not None:
+                    self._acks.connecting()
                 outcome = await self._connector.attempt(self._resume_at())
                 if isinstance(outcome, Fail):
                     self._error = outcome.error
@@ -265,7 +268,7 @@ class Subscription:
                 self._acks.came(Heartbeat(heard.id))
             return [Heartbeat(heard.id), heard.state]
         if isinstance(heard, Nacked) and self._acks is not None:
-            self._acks.answered(heard.id)
+            self._acks.answered(heard.id, is_stored=heard.is_stored)
         if isinstance(heard, RetryTime):
             self._backoff.set_base(heard.seconds)
         elif isinstance(heard, (Record, Gap, Heartbeat)):

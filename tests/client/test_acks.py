@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import orjson
 import pytest
 import trio
 import trio.testing
@@ -14,6 +15,7 @@ from dispatcher.client.events import Gap, Heartbeat
 from dispatcher.hub.goodbyes import Goodbye
 from testbed import commands
 from tests.hub.test_acking import Letters
+from tests.hub.test_hub import TWO
 from tests.web.test_acks import AckHouse
 
 
@@ -158,6 +160,32 @@ async def test_a_refused_record_is_done_when_the_server_answers() -> None:
             await house.until(lambda: stream.position == "assets:0=1")
 
 
+async def test_a_record_that_is_left_to_other_clients_is_refused_again_and_never_acknowledged() -> None:
+    """It holds up no later record, and its owner commits nothing of it before the letter is stored."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), subscribe(address(house), scope="topic", ack="manual") as stream:
+        house.follow(TWO)
+        house.batch(3, TWO, epoch=0)
+        records = await take(stream, 3)
+        await stream.nack(records[0], "poison")
+        for each in records[1:]:
+            await stream.ack(each)
+        await house.until(lambda: "1=2" in stream.position)
+        await house.until(lambda: house.done(TWO) == [1, 2])
+        assert letters.sent == []
+        house.own(TWO)
+        async with taking(stream) as more:
+            cut(house)
+            await house.until(lambda: house.done(TWO) == [1, 2])
+            assert [(partition, record.offset, reason) for partition, record, reason in letters.sent] == [
+                (TWO, 0, "poison")
+            ]
+            letters.store[0]()
+            assert house.done(TWO) == [0, 1, 2]
+            assert more == []
+
+
 async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
     """Records beyond the requested number are not acknowledged."""
     house = AckHouse()
@@ -238,7 +266,7 @@ async def test_nothing_of_a_log_is_acknowledged_once_another_has_taken_its_place
         ledger.refuse(each, "late")
     await ledger.send()
     assert (said, ledger.outstanding) == ([], 3)
-    ledger.answered("assets:0=1")
+    ledger.answered("assets:0=1", is_stored=True)
     ledger.done(record(0))
     await ledger.send()
     assert (said, ledger.position) == (['{"type":"ack","id":"assets:0=0"}'], "assets:0=0")
@@ -249,14 +277,63 @@ async def test_an_answer_that_means_nothing_changes_nothing(acks: tuple[Acks, li
     ledger, _ = acks
     ledger.came(record(0))
     for answer in ("", "nonsense", "assets:0=0", "assets:0=9"):
-        ledger.answered(answer)
+        ledger.answered(answer, is_stored=True)
+        ledger.answered(answer, is_stored=False)
     assert ledger.outstanding == 1
     ledger.refuse(record(5), "never came")
     ledger.refuse(record(0), "bad")
     ledger.done(record(0))
     assert ledger.outstanding == 1
-    ledger.answered("assets:0=0")
+    ledger.answered("assets:0=0", is_stored=True)
     assert (ledger.outstanding, ledger.position) == (0, "assets:0=0")
+
+
+async def test_what_is_acknowledged_covers_no_record_that_was_left_to_others(acks: tuple[Acks, list[str]]) -> None:
+    """A server that has sent such a record again must hear of its refusal before it hears of later offsets."""
+    ledger, said = acks
+    for offset in range(4):
+        ledger.came(record(offset))
+    ledger.refuse(record(0), "bad")
+    await ledger.send()
+    ledger.answered("assets:0=0", is_stored=False)
+    ledger.answered("assets:0=0", is_stored=False)
+    ledger.done(record(1))
+    assert (ledger.position, ledger.outstanding) == ("assets:0=1", 2)
+    ledger.connecting()
+    ledger.done(record(2))
+    await ledger.send()
+    assert said == ['{"type":"nack","id":"assets:0=0","reason":"bad"}'], "nothing has arrived on this connection"
+    for offset in range(4):
+        ledger.came_again(record(offset))
+    ledger.done(record(3))
+    await ledger.send()
+    assert said[1:] == ['{"type":"nack","id":"assets:0=0","reason":"bad"}', '{"type":"ack","id":"assets:0=3"}']
+    ledger.answered("assets:0=0", is_stored=True)
+    ledger.came_again(record(0))
+    await ledger.send()
+    assert said[3:] == ['{"type":"ack","id":"assets:0=0"}'], "its letter is stored"
+
+
+async def test_refusals_that_were_left_to_others_are_bounded(
+    acks: tuple[Acks, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest is forgotten, and long reasons are cut off; a recreated topic makes all of them void."""
+    monkeypatch.setattr("dispatcher.client.acks.MAX_LEFT", 2)
+    ledger, said = acks
+    for offset in range(3):
+        ledger.came(record(offset))
+        ledger.refuse(record(offset), "x" * 2000)
+        ledger.answered(f"assets:0={offset}", is_stored=False)
+    await ledger.send()
+    for offset in range(3):
+        ledger.came_again(record(offset))
+    await ledger.send()
+    assert [orjson.loads(text).get("reason") for text in said[3:]] == ["x" * 1000, "x" * 1000, None]
+    ledger.came(Gap("assets", 0, 3, -1, "recreated"))
+    ledger.came(record(2))
+    ledger.came_again(record(2))
+    await ledger.send()
+    assert len(said) == 6
 
 
 async def test_acknowledgements_are_joined_while_one_is_sent(

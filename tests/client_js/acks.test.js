@@ -115,6 +115,36 @@ test("a rejection and a throw refuse the record, which is done when the server a
   assert.equal(reported.all.length, 2);
 });
 
+test("a record that is left to other clients holds up nothing, and is refused again instead of acknowledged", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { stream, records, done, refuse } = work(t, server.url);
+  const first = (await server.next()).begin().state("streaming").records("t:0=0", "t:0=1", "t:0=2", "t:0=3");
+  await records.atLeast(4);
+  refuse("t:0=0", new Error("poison"));
+  await first.said.until(says("nack", "t:0=0"));
+  done("t:0=1");
+  first.send({ type: "nacked", id: "t:0=0", dead_letter: false });
+  await first.said.until(says("ack", "t:0=1"));
+  assert.equal(stream.position, "t:0=1");
+  first.cut();
+  const second = (await server.next()).begin();
+  done("t:0=2"); // it has not arrived on this connection: to acknowledge it would cover the first one
+  second.state("streaming").records("t:0=0", "t:0=1", "t:0=2", "t:0=3");
+  await second.said.until(says("ack", "t:0=2"));
+  assert.deepEqual(second.said.all[0], { type: "nack", id: "t:0=0", reason: "poison" });
+  second.send({ type: "nacked", id: "t:0=0", dead_letter: true });
+  done("t:0=3");
+  await second.said.until(says("ack", "t:0=3"));
+  second.records("t:0=0");
+  await second.said.until(says("ack", "t:0=0"));
+  second.send({ type: "gap", topic: "t", partition: 0, from: 4, to: -1, reason: "recreated" }).records("t:0=0");
+  await records.atLeast(5);
+  const { length } = second.said.all;
+  done("t:0=0");
+  assert.deepEqual((await second.said.atLeast(length + 1)).at(-1), { type: "ack", id: "t:0=0" });
+});
+
 test("the last acknowledgement is sent before the stream is closed", async (t) => {
   const server = await Server.start(t);
   const stream = subscribe(server.url, { ack: "auto", onRecord: ({ offset }) => offset === 2 && stream.close() });

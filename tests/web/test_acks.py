@@ -14,6 +14,7 @@ from dispatcher.hub.statistics import SubscriberState
 from dispatcher.sansio.acknowledgements import STEP_DELIVERIES
 from dispatcher.sansio.compact_position import spell_compact
 from dispatcher.sansio.encoding.frames import pong_frame
+from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.web.acknowledging import ACK_STEP_BYTES, AckInbound
 from dispatcher.web.streams import Farewell, SubscriberStream
@@ -36,13 +37,26 @@ class AckHouse(House):
         super().__init__("socket", **{**ACKED, **settings})
         self.ends = {ONE: 0, TWO: 0}
 
-    def batch(self, count: int, partition: TopicPartition = ONE) -> None:
-        """One batch."""
+    def batch(self, count: int, partition: TopicPartition = ONE, epoch: int = 1) -> None:
+        """One batch; epoch 0 for a partition that is followed."""
         first = self.ends[partition]
         self.ends[partition] += count
         records = [Record(first + n, None, None, b"%d" % (first + n), ()) for n in range(count)]
         self.replays.log += [(partition, record) for record in records]
-        self.hub.publish(Batch(partition, records, epoch=1))
+        self.hub.publish(Batch(partition, records, epoch=epoch))
+
+    def follow(self, partition: TopicPartition) -> None:
+        """Another replica owns a partition from now on, and this one follows it."""
+        self.hub.unassigned([partition])
+        self.hub.reached(ONE, 0)
+        self.hub.followed.follow(partition, 0)
+        self.hub.expect({"assets": 2})
+
+    def own(self, partition: TopicPartition) -> None:
+        """Own a partition that was followed, and of which nothing is committed or known to be done."""
+        self.ranges.pop(partition, None)
+        self.hub.assigned([partition])
+        self.hub.followed.own(partition, 5, HandOver(0, []))
 
     def done(self, partition: TopicPartition = ONE) -> list[int]:
         """The offsets that a commit may pass."""

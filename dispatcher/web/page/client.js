@@ -9,7 +9,11 @@
 //   `place` alone.
 // * With `ack` the page is done with a record when its promise resolves. `place` moves to the end of the longest run, in
 //   order of delivery, in which every record is done. A record that arrives again is not handed out twice: if it is in
-//   the run, it is acknowledged again; if it was refused without an answer, it is refused again.
+//   the run, it is acknowledged again; if it was refused and no dead letter is known to be stored, it is refused again.
+// * A refused record that the server leaves to other clients is in the run, but is not acknowledged: its owner may have no
+//   dead letter of it.
+// * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
+//   record again, a later offset of the partition would mean that the record is done.
 // * A server may give one position for several records. A record without an id is named by its envelope.
 // * Without a `place`, the second and later attempts ask for records `since` the first one: records that were dispatched
 //   to a connection that a proxy kept silent are sent again.
@@ -49,6 +53,7 @@ const FOR_GOOD = [1002, 1003, 1007, 1008, 1009, 4400, 4401, 4403]; // all other 
 const PLAIN_CHARACTERS = 4096; // longer positions are spelled compactly
 const MAX_PARTITIONS = 8192; // in one position: ten characters can spell a range of a billion
 const MAX_KEPT = 65_536; // remembered partitions, because a server may name new ones for ever
+const MAX_LEFT = 10_000; // remembered refusals that were left to other clients, who do not say when they are done
 const MAX_PARTITION = 2 ** 31 - 1;
 const MAX_OFFSET = 2n ** 63n - 1n;
 const TOPIC = /^(?!\.{1,2}$)[\w.-]{1,249}$/;
@@ -259,6 +264,8 @@ export function subscribe(url, options) {
   const place = new Map();
   const order = []; // received items that are not in `place` yet, in the order of their arrival
   const refused = new Map(); // the records among them that were refused without an answer so far, by their pair
+  const left = new Map(); // why records were refused that the server has left to other clients, by their pair
+  const arrived = new Map(); // the offset of each partition that arrived last on this connection
   const due = new Map(); // the offsets of the next acknowledgement
   let overWebSocket = acks || transport === "websocket";
   let didWebSocket; // whether a WebSocket has worked here: true, false right after one has failed, otherwise undefined
@@ -353,7 +360,7 @@ export function subscribe(url, options) {
     while (order[0]?.isDone) {
       const { pairs, name, offset } = order.shift();
       for (const pair of pairs) raise(place, ...pair);
-      if (name) acknowledge(name, offset);
+      if (name && arrived.get(name) >= offset) acknowledge(name, offset);
     }
     moved();
   }
@@ -374,6 +381,7 @@ export function subscribe(url, options) {
       if (suffix !== others) pairs.unshift(...parsePosition(id));
       suffix = others;
     }
+    if (acks) keep(arrived, name, offset);
     if (seen.get(name) >= offset) {
       if (acks) again(name, offset);
       return enter({ pairs, isDone: true });
@@ -414,17 +422,30 @@ export function subscribe(url, options) {
   /** Handle a repeated record: the server does not know whether it is done. */
   function again(name, offset) {
     const pair = `${name}=${offset}`;
-    if (refused.has(pair)) say?.({ type: "nack", id: pair, reason: refused.get(pair).reason });
+    const reason = refused.get(pair)?.reason ?? left.get(pair);
+    if (reason !== undefined) say?.({ type: "nack", id: pair, reason });
     else if (place.get(name) >= offset) acknowledge(name, offset);
   }
 
-  function answered(id) {
+  function answered(id, isStored) {
+    if (!isStored) return leave(id);
     const entry = refused.get(id);
     refused.delete(id);
+    left.delete(id);
     if (entry) settle(entry);
   }
 
-  /** Forget a record of a deleted log: its offset would name another record, so it must not be acknowledged. */
+  /** Let the run pass a refused record without acknowledging it, and remember the refusal. */
+  function leave(pair) {
+    const entry = refused.get(pair);
+    if (!entry) return;
+    left.set(pair, entry.reason);
+    if (left.size > MAX_LEFT) left.delete(left.keys().next().value);
+    forget(entry);
+    advance();
+  }
+
+  /** Acknowledge nothing for a record: in a log that has replaced its own, its offset would name another record. */
   function forget(entry) {
     refused.delete(`${entry.name}=${entry.offset}`);
     entry.isDone = true;
@@ -458,6 +479,8 @@ export function subscribe(url, options) {
         if (entry.name === partition) forget(entry);
       }
       due.delete(partition);
+      arrived.delete(partition);
+      for (const pair of left.keys()) if (pair.startsWith(`${partition}=`)) left.delete(pair);
     }
     enter({ pairs: [[partition, to]], isDone: true });
     suffix = undefined;
@@ -499,7 +522,7 @@ export function subscribe(url, options) {
       tell(state === "streaming" ? "live" : state, undefined, { replica, assigned: assigned ?? {}, partitions, scope, resumable, degraded, repeats });
     } else if (type === "gap") {
       miss(message, text);
-    } else if (type === "nacked") answered(message.id);
+    } else if (type === "nacked") answered(message.id, message.dead_letter !== false);
     else if (type === "goodbye") {
       const { code, reason, retry_ms } = message;
       if (!Number.isInteger(code)) throw new Error("a goodbye without a code");
@@ -741,6 +764,7 @@ export function subscribe(url, options) {
     signal.addEventListener("abort", () => {
       sendAcks();
       say = undefined;
+      arrived.clear();
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     });
