@@ -5,8 +5,9 @@ Rules of this module:
 * The position to resume from is the end of the run: records after it are sent again after a reconnect.
 * A record that arrives again is not handed out twice. If it was done, it is acknowledged again; if it was refused and
   no dead letter is known to be stored, it is refused again.
-* A refused record that the server leaves to other clients is in the run, but is not acknowledged: its owner may have no
-  dead letter of it.
+* A refused record that is left to other clients is in the run, but is not acknowledged: its owner may have no dead
+  letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
+  cannot arrive again: none of these refusals would be answered by a server that has the record.
 * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
   record again, a later offset of the partition would mean that the record is done.
 * After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import orjson
 import trio
 
-from dispatcher.client.events import Gap, Heartbeat, Record, partition_of
+from dispatcher.client.events import Gap, Heartbeat, Record, State, partition_of
 from dispatcher.client.resume_position import ResumePosition, keep
 from dispatcher.errors import MalformedPositionError
 from dispatcher.sansio.position import parse_position, shortest_position
@@ -72,6 +73,8 @@ class Acks:
         """Records that were refused, with the reason, until the server has answered."""
         self._left: OrderedDict[_Name, str] = OrderedDict()
         """Refused records that the server has left to other clients, with the reason."""
+        self._assigned: Mapping[str, tuple[int, ...]] | None = None
+        """The replica's partitions, by topic; None while no others can be excluded."""
         self._arrived: dict[TopicPartition, int] = {}
         """The offset of each partition that arrived last on this connection."""
         self._due: dict[TopicPartition, int] = {}
@@ -92,6 +95,7 @@ class Acks:
 
     def connecting(self) -> None:
         """Forget what was due on the connection that is over: what the server has not heard of, it sends again."""
+        self._assigned = None
         self._arrived.clear()
         self._due.clear()
         self._due_refusals.clear()
@@ -100,8 +104,10 @@ class Acks:
 
     def came(self, item: Record | Gap | Heartbeat) -> None:
         """Note a record, gap or position that was received for the first time."""
-        if isinstance(item, Gap) and item.reason == "recreated":
-            self._forget(partition_of(item))
+        if isinstance(item, Gap):
+            if item.reason == "recreated":
+                self._forget(partition_of(item))
+            self._leave_if(lambda name: name[0] == partition_of(item) and item.from_offset <= name[1] <= item.to_offset)
         is_record = isinstance(item, Record)
         delivered = _Delivered(item, is_done=not is_record)
         self._order.append(delivered)
@@ -109,6 +115,11 @@ class Acks:
             keep(self._arrived, partition_of(item), item.offset)
             self._open[_name(item)] = delivered
         self._advance()
+
+    def stated(self, state: State) -> None:
+        """Note the state of the replica: refusals of partitions that it does not have are left to other clients."""
+        self._assigned = state.assigned if state.scope == "replica" else None
+        self._leave_if(lambda name: self._is_elsewhere(name[0]))
 
     def came_again(self, record: Record) -> None:
         """Note a repeated record: the server does not know whether it is done."""
@@ -149,6 +160,8 @@ class Acks:
         if self._is_open(record):
             self._refused[name] = self._due_refusals[name] = reason
             self._wake_up.set()
+            if self._is_elsewhere(name[0]):
+                self._leave(name)
 
     async def run(self) -> None:
         """Send what is due until cancelled. *Cancellation*: safe."""
@@ -191,6 +204,13 @@ class Acks:
                 self._left.popitem(last=False)
             self._open[name].may_acknowledge = False
             self._finish(name)
+
+    def _leave_if(self, is_left: Callable[[_Name], bool]) -> None:
+        for name in [name for name in self._refused if is_left(name)]:
+            self._leave(name)
+
+    def _is_elsewhere(self, partition: TopicPartition) -> bool:
+        return self._assigned is not None and partition.partition not in self._assigned.get(partition.topic, ())
 
     def _is_open(self, record: Record) -> bool:
         """Whether it is not done yet. A record of a deleted log may have the same offset as another one."""

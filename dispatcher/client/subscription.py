@@ -265,6 +265,7 @@ class Subscription:
             self.state = heard.state
             self._heard.move_to(heard.id)
             if self._acks is not None:
+                self._acks.stated(heard.state)
                 self._acks.came(Heartbeat(heard.id))
             return [Heartbeat(heard.id), heard.state]
         if isinstance(heard, Nacked) and self._acks is not None:

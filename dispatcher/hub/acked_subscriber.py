@@ -201,7 +201,9 @@ class AckedSubscriber(Subscriber):
             partition: Its partition.
             offset: Its offset.
             reason: Why the client refuses it.
-            answer: Called at the end with whether a dead letter was stored; the stream may have ended by then.
+            answer: Called at the end with whether a dead letter was stored; the stream may have ended by then. It is
+                called at once if the record is not outstanding, because its partition has left, for example: then
+                other clients decide about it.
 
         Returns:
             False if there is no dead-letter topic for such records.
@@ -215,6 +217,9 @@ class AckedSubscriber(Subscriber):
             return True
         nacked = self.acks.nacked(partition, offset, trio.current_time())
         if nacked is None:
+            # If it was refused before, that refusal has an answer, or will have one.
+            if not self.acks.is_set_aside(partition, offset):
+                answer(False)
             return True
         delivery = nacked.delivery
 

@@ -9,7 +9,7 @@ Rules of this module (docs/delivery.md):
   letter does. Until then it keeps its place in the window.
 * Records that are sent again replace the outstanding records from that offset on.
 * When a partition leaves, its records leave the window, including refused ones. They can be acknowledged until the
-  partition is released.
+  partition is released, except those that are refused meanwhile: the next owner decides about them.
 * The client has to make progress while records wait for it. Records that were set aside do not wait for the client.
 * Work is bounded by what was sent, because each record becomes done once. A large acknowledgement is processed in
   steps, because otherwise one message of a client with a wide window would hold everybody up.
@@ -177,26 +177,27 @@ class Acknowledgements:
         return done
 
     def nacked(self, partition: TopicPartition, offset: int, now: float) -> Done | None:
-        """Set a record aside, and return it; None if it is not outstanding, or was set aside already."""
-        sent = self._sent.get(partition, _NOTHING)
-        at = bisect_left(sent, offset, key=_LAST)
-        covered, covered_to = self._covered.get(partition, (_NOTHING, -1))
-        if at < len(sent) and not (covered is sent and offset <= covered_to):
-            delivery = sent[at]
-            place = delivery.place_of(offset)
-            is_it = place < delivery.end and delivery.offset_at(place) == offset
-            if is_it and place not in delivery.set_aside:
-                if isinstance(delivery.set_aside, set):
-                    delivery.set_aside.add(place)
-                else:
-                    delivery.set_aside = {place}
-                self._set_aside += 1
-                self._nacked += 1
-                self._waiting_since = now
-                self._refused.setdefault(partition, []).append(nacked := Done(delivery, place, place + 1))
-                return nacked
+        """Set a record aside, and return it; None if it is not in the window, or was set aside already.
+
+        A record of a partition that has left is set aside, too: an acknowledgement must not make it done.
+        """
+        found = self._find(self._sent, partition, offset)
+        if found is not None and found.first not in found.delivery.set_aside:
+            _set_aside(found)
+            self._set_aside += 1
+            self._nacked += 1
+            self._waiting_since = now
+            self._refused.setdefault(partition, []).append(found)
+            return found
+        if found is None and (departed := self._find(self._departed, partition, offset)) is not None:
+            _set_aside(departed)
         self._passed_over += 1
         return None
+
+    def is_set_aside(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether a record is in the window, and was set aside."""
+        found = self._find(self._sent, partition, offset)
+        return found is not None and found.first in found.delivery.set_aside
 
     def stored(self, nacked: Done) -> bool:
         """Note that the dead letter of a record that was set aside is stored: the record is done.
@@ -255,6 +256,20 @@ class Acknowledgements:
             self.outstanding_records, self.outstanding_bytes, self._acked, self._passed_over, self._nacked
         )
 
+    def _find(
+        self, queues: Mapping[TopicPartition, deque[Delivery]], partition: TopicPartition, offset: int
+    ) -> Done | None:
+        """Find a record that was sent, and that no acknowledgement has covered."""
+        sent = queues.get(partition, _NOTHING)
+        at = bisect_left(sent, offset, key=_LAST)
+        covered, covered_to = self._covered.get(partition, (_NOTHING, -1))
+        if at == len(sent) or (covered is sent and offset <= covered_to):
+            return None
+        delivery = sent[at]
+        place = delivery.place_of(offset)
+        is_it = place < delivery.end and delivery.offset_at(place) == offset
+        return Done(delivery, place, place + 1) if is_it else None
+
     def _cover(self, partition: TopicPartition, sent: deque[Delivery], offset: int) -> None:
         covered = self._covered.get(partition)
         if covered is None or covered[0] is not sent or covered[1] < offset:
@@ -301,6 +316,13 @@ class Acknowledgements:
     def _leave_window(self, delivery: Delivery, records: int) -> None:
         self.outstanding_records -= records
         self.outstanding_bytes -= records * delivery.each_bytes
+
+
+def _set_aside(record: Done) -> None:
+    if isinstance(record.delivery.set_aside, set):
+        record.delivery.set_aside.add(record.first)
+    else:
+        record.delivery.set_aside = {record.first}
 
 
 def _waiting(delivery: Delivery, begin: int, end: int) -> int:

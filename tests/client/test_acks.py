@@ -11,7 +11,7 @@ import trio.testing
 
 from dispatcher.client import Record, Subscription, WrongAddressError, subscribe
 from dispatcher.client.acks import Acks
-from dispatcher.client.events import Gap, Heartbeat
+from dispatcher.client.events import Gap, Heartbeat, State
 from dispatcher.hub.goodbyes import Goodbye
 from testbed import commands
 from tests.hub.test_acking import Letters
@@ -186,6 +186,52 @@ async def test_a_record_that_is_left_to_other_clients_is_refused_again_and_never
             assert more == []
 
 
+async def test_a_refused_record_of_a_partition_that_has_left_holds_up_no_other_partition() -> None:
+    """It is left to the partition's next owner, and refused again if that is this replica."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), subscribe(address(house), ack="manual") as stream:
+        house.batch(2, TWO)
+        poison, other = await take(stream, 2)
+        house.batch(3)
+        records = await take(stream, 3)
+        house.hub.unassigned([TWO])
+        house.hub.acking.released([TWO])
+        await stream.nack(poison, "poison")
+        for each in (other, *records):
+            await stream.ack(each)
+        await house.until(lambda: house.done() == [0, 1, 2])
+        assert (letters.sent, house.done(TWO)) == ([], [])
+        house.ends[TWO] = 0
+        async with taking(stream) as more:
+            house.hub.assigned([TWO])
+            house.batch(2, TWO)
+            await house.until(lambda: house.done(TWO) == [1])
+            letters.store[0]()
+            assert house.done(TWO) == [0, 1]
+            assert more == []
+
+
+async def test_a_refusal_that_no_server_has_heard_waits_for_no_server_without_the_partition() -> None:
+    """It was lost with its connection, and the next replica has another part of the topic."""
+    house = AckHouse()
+    house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), subscribe(address(house), ack="manual") as stream:
+        house.batch(1, TWO)
+        (poison,) = await take(stream, 1)
+        house.batch(3)
+        records = await take(stream, 3)
+        async with taking(stream):
+            house.hub.unassigned([TWO])
+            house.hub.acking.released([TWO])
+            cut(house)
+            await stream.nack(poison, "poison")
+            for each in records:
+                await stream.ack(each)
+            await house.until(lambda: house.done() == [0, 1, 2])
+            assert stream.position == "assets:0=2,1=0"
+
+
 async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
     """Records beyond the requested number are not acknowledged."""
     house = AckHouse()
@@ -312,6 +358,30 @@ async def test_what_is_acknowledged_covers_no_record_that_was_left_to_others(ack
     ledger.came_again(record(0))
     await ledger.send()
     assert said[3:] == ['{"type":"ack","id":"assets:0=0"}'], "its letter is stored"
+
+
+async def test_a_refusal_that_no_server_will_answer_holds_up_nothing(acks: tuple[Acks, list[str]]) -> None:
+    """Older servers do not answer if they do not have the partition; nobody does if the record has expired."""
+    ledger, said = acks
+    for offset in range(3):
+        ledger.came(record(offset))
+    ledger.refuse(record(0), "bad")
+    ledger.stated(State("live", assigned={"assets": (0, 1)}, scope="replica"))
+    ledger.stated(State("live", assigned={"assets": (1,)}, scope="topic"))
+    assert ledger.outstanding == 3
+    ledger.stated(State("waiting", scope="replica"))
+    assert (ledger.outstanding, ledger.position) == (2, "assets:0=0")
+    ledger.refuse(record(1), "bad")
+    assert (ledger.outstanding, ledger.position) == (1, "assets:0=1")
+    ledger.connecting()
+    ledger.refuse(record(2), "bad")
+    assert ledger.outstanding == 1
+    ledger.came(Gap("assets", 1, 2, 5, "expired"))
+    ledger.came(Gap("assets", 0, 3, 5, "expired"))
+    assert ledger.outstanding == 1
+    ledger.came(Gap("assets", 0, 2, 5, "expired"))
+    assert (ledger.outstanding, ledger.position) == (0, "assets:0=5,1=5")
+    assert said == []
 
 
 async def test_refusals_that_were_left_to_others_are_bounded(

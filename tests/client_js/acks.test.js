@@ -145,6 +145,64 @@ test("a record that is left to other clients holds up nothing, and is refused ag
   assert.deepEqual((await second.said.atLeast(length + 1)).at(-1), { type: "ack", id: "t:0=0" });
 });
 
+for (const isAnswered of [true, false]) {
+  test(`a refusal is left to others if the replica loses its partition, answered: ${isAnswered}`, async (t) => {
+    reports(t);
+    const server = await Server.start(t);
+    const { stream, records, done, refuse } = work(t, server.url);
+    const first = (await server.next()).begin().assigned(0, 1).records("t:1=0", "t:0=0,1=0", "t:0=1,1=0");
+    await records.atLeast(3);
+    done("t:0=0", "t:0=1");
+    if (isAnswered) {
+      refuse("t:1=0", new Error("poison"));
+      await first.said.until(says("nack", "t:1=0"));
+      first.send({ type: "nacked", id: "t:1=0", dead_letter: false });
+    } else {
+      first.assigned(0).records("t:0=2");
+      await records.atLeast(4);
+      refuse("t:1=0", new Error("poison")); // older servers do not answer
+      done("t:0=2");
+      await first.said.until(says("nack", "t:1=0"));
+    }
+    await first.said.until(({ type, id }) => type === "ack" && id.startsWith("t:0="));
+    assert.match(stream.position, /^t:0=[12],1=0$/);
+    first.assigned(0, 1).records("t:1=0");
+    await first.said.until(() => first.said.all.filter(says("nack", "t:1=0")).length === 2);
+    assert.ok(!first.said.all.some(({ type, id }) => type === "ack" && id.includes("1=")));
+  });
+}
+
+test("a refusal that was lost with its connection does not wait for a replica without the partition", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { stream, records, done, refuse } = work(t, server.url);
+  const first = (await server.next()).begin().assigned(0, 1).records("t:1=0", "t:0=0,1=0");
+  await records.atLeast(2);
+  first.cut();
+  const second = (await server.next()).begin();
+  refuse("t:1=0", new Error("poison"));
+  done("t:0=0");
+  second.assigned(0).records("t:0=0");
+  await second.said.until(says("ack", "t:0=0"));
+  assert.equal(stream.position, "t:0=0,1=0");
+});
+
+test("a refused record that has expired is left to nobody", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { stream, records, refuse } = work(t, server.url, { scope: "topic" });
+  const first = (await server.next()).begin().state("streaming").records("t:0=0", "t:0=1");
+  await records.atLeast(2);
+  first.cut();
+  const second = (await server.next()).begin();
+  refuse("t:0=0", new Error("poison"));
+  refuse("t:0=1", new Error("poison"));
+  const gap = { type: "gap", topic: "t", partition: 0, from: 0, to: 0, reason: "expired" };
+  second.state("streaming").send(gap).records("t:0=1", "t:0=2");
+  await second.said.until(says("nack", "t:0=1"));
+  assert.equal(stream.position, "t:0=0");
+});
+
 test("the last acknowledgement is sent before the stream is closed", async (t) => {
   const server = await Server.start(t);
   const stream = subscribe(server.url, { ack: "auto", onRecord: ({ offset }) => offset === 2 && stream.close() });

@@ -111,6 +111,11 @@ export class Messages {
     return this.send({ type: "state", state, replica: "one", assigned: { t: [0, 1] }, heartbeat_seconds });
   }
 
+  /** A state of a replica with these partitions. */
+  assigned(...partitions) {
+    return this.send({ type: "state", state: "streaming", replica: "one", assigned: { t: partitions }, scope: "replica" });
+  }
+
   records(...ids) {
     return this.send({ type: "records", records: ids.map((id) => ({ id, ...envelope(id, "x") })) });
   }

@@ -607,6 +607,7 @@ async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(mak
     assert acker.subscriber.nacked(ONE, 1, "too long " * 1000, answers.append)
     assert acker.subscriber.nacked(ONE, 1, "again", answers.append)
     assert acker.subscriber.nacked(ONE, 77, "never sent", answers.append)
+    assert answers == [False], "it is not outstanding"
     [(partition, record, reason)] = letters.sent
     assert (partition, record.offset, len(reason)) == (ONE, 1, 1000)
     await acker.ack(p0=2)
@@ -615,8 +616,26 @@ async def test_a_refused_record_goes_to_the_dead_letters_and_then_it_is_done(mak
     acker.leave()
     letters.store[0]()
     assert bench.done() == [0, 1, 2]
-    assert answers == [True]
+    assert answers == [False, True]
     assert bench.hub.statistics().history.waiting_records == 0
+
+
+async def test_a_refusal_is_answered_although_its_partition_leaves_and_covers_the_record(make: Make) -> None:
+    """The next owner decides about it: it is not acknowledged with later ones while the partition is being revoked."""
+    bench = make()
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    acker, answers = Acker(bench, 10), list[bool]()
+    await settle()
+    bench.batch(3)
+    await settle()
+    bench.hub.unassigned([ONE])
+    assert acker.subscriber.nacked(ONE, 1, "", answers.append)
+    assert answers == [False]
+    await acker.ack(p0=2)
+    assert (bench.done(), letters.sent) == ([0, 2], [])
+    bench.hub.acking.released([ONE])
+    assert acker.subscriber.nacked(ONE, 0, "", answers.append)
+    assert answers == [False, False]
 
 
 async def test_a_record_that_is_refused_again_before_its_letter_is_stored_has_one_letter(make: Make) -> None:

@@ -142,6 +142,7 @@ def test_a_refused_record_is_done_with_its_dead_letter_alone() -> None:
     assert acks.nacked(ONE, 2, 5) is None, "twice"
     assert acks.nacked(ONE, 9, 5) is None, "not sent"
     assert acks.nacked(TWO, 1, 5) is None, "not here"
+    assert [acks.is_set_aside(ONE, offset) for offset in (1, 2, 9)] == [False, True, False]
     assert acks.expires_at == 35
     assert [each.indexes for each in acks.acked({ONE: 4}, 6, nowhere)] == [range(1), range(2, 4)]
     assert acks.outstanding_records == 1
@@ -230,6 +231,21 @@ def test_partitions_that_leave_free_the_window_and_may_be_acknowledged_for_a_mom
     assert acks.statistics().passed_over == 1
     acks.sent(delivery(ONE, 3), 0)
     assert offsets(acks.acked({ONE: 3}, 0, nowhere)) == [3], "it has come back"
+
+
+def test_a_record_that_is_refused_once_its_partition_has_left_is_not_acknowledged_with_later_ones() -> None:
+    """It is in no window any more, and waits for nothing."""
+    acks = window()
+    acks.sent(delivery(ONE, 1, 2, 3), 0)
+    acks.left([ONE])
+    for _ in range(2):
+        assert acks.nacked(ONE, 2, 0) is None
+    assert not acks.is_set_aside(ONE, 2)
+    assert offsets(acks.acked({ONE: 3}, 0, nowhere)) == [1, 3]
+    assert (acks.outstanding_records, acks.expires_at) == (0, math.inf)
+    acks.released([ONE])
+    acks.sent(delivery(ONE, 2, 3), 0)
+    assert acks.nacked(ONE, 2, 0) is not None
 
 
 def test_records_chosen_by_a_filter_are_found_by_their_offsets() -> None:
@@ -332,6 +348,9 @@ class Plain(RuleBasedStateMachine):
             self.since = self.now
         else:
             self.passed_over += 1
+            for row in self.rows:
+                if (row["partition"], row["offset"], row["here"]) == (partition, offset, False):
+                    row["aside"] = True
 
     @rule()
     def store(self) -> None:

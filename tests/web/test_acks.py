@@ -240,13 +240,14 @@ async def test_silence_ends_the_stream_and_resuming_sends_it_again() -> None:
 
 
 async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> None:
-    """The answer has its own pair; unsent records get none."""
+    """The answer has its own pair; unsent records are left to others at once."""
     house = AckHouse()
     letters = house.hub.acking.dead_letters = Letters("assets")
     async with house.serving(), house.client() as client:
         house.batch(3)
         await client.offsets(3)
         await client.say(type="nack", id="assets:0=55", reason="never sent")
+        assert await client.message("nacked") == {"type": "nacked", "id": "assets:0=55", "dead_letter": False}
         await client.say(type="nack", id="assets:0=1,1=7", reason="cannot be read")
         await client.ack("assets:0=2")
         await house.until(lambda: house.done() == [0, 2])

@@ -10,8 +10,9 @@
 // * With `ack` the page is done with a record when its promise resolves. `place` moves to the end of the longest run, in
 //   order of delivery, in which every record is done. A record that arrives again is not handed out twice: if it is in
 //   the run, it is acknowledged again; if it was refused and no dead letter is known to be stored, it is refused again.
-// * A refused record that the server leaves to other clients is in the run, but is not acknowledged: its owner may have no
-//   dead letter of it.
+// * A refused record that is left to other clients is in the run, but is not acknowledged: its owner may have no dead
+//   letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
+//   cannot arrive again: none of these refusals would be answered by a server that has the record.
 // * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
 //   record again, a later offset of the partition would mean that the record is done.
 // * A server may give one position for several records. A record without an id is named by its envelope.
@@ -266,6 +267,7 @@ export function subscribe(url, options) {
   const refused = new Map(); // the records among them that were refused without an answer so far, by their pair
   const left = new Map(); // why records were refused that the server has left to other clients, by their pair
   const arrived = new Map(); // the offset of each partition that arrived last on this connection
+  let here; // the partitions of the replica, while no others can be excluded
   const due = new Map(); // the offsets of the next acknowledgement
   let overWebSocket = acks || transport === "websocket";
   let didWebSocket; // whether a WebSocket has worked here: true, false right after one has failed, otherwise undefined
@@ -417,6 +419,7 @@ export function subscribe(url, options) {
     entry.reason = `${error?.message ?? error}`.slice(0, MAX_REASON_CHARACTERS);
     refused.set(pair, entry);
     say?.({ type: "nack", id: pair, reason: entry.reason });
+    if (isElsewhere(entry)) leave(pair);
   }
 
   /** Handle a repeated record: the server does not know whether it is done. */
@@ -443,6 +446,14 @@ export function subscribe(url, options) {
     if (left.size > MAX_LEFT) left.delete(left.keys().next().value);
     forget(entry);
     advance();
+  }
+
+  function leaveIf(isLeft) {
+    for (const [pair, entry] of refused) if (isLeft(entry)) leave(pair);
+  }
+
+  function isElsewhere({ name }) {
+    return here?.has(name) === false;
   }
 
   /** Acknowledge nothing for a record: in a log that has replaced its own, its offset would name another record. */
@@ -482,6 +493,7 @@ export function subscribe(url, options) {
       arrived.delete(partition);
       for (const pair of left.keys()) if (pair.startsWith(`${partition}=`)) left.delete(pair);
     }
+    leaveIf(({ name, offset }) => name === partition && offset >= gap.from && offset <= to);
     enter({ pairs: [[partition, to]], isDone: true });
     suffix = undefined;
     call(onGap, gap);
@@ -516,6 +528,9 @@ export function subscribe(url, options) {
       const areRanges = [...(repeats ?? [])].every((one) => nameOf(one) && one.from <= one.to);
       if (!areMaps || !areNumbers || !areRanges) throw new Error("a state with wrong partitions");
       passed(id);
+      const names = Object.entries(assigned ?? {}).flatMap(([topic, list]) => list.map((number) => `${topic}:${number}`));
+      here = scope === "replica" ? new Set(names) : undefined;
+      leaveIf(isElsewhere);
       livesSince ??= Date.now();
       wasRefused = false;
       if (seconds > 0 && seconds < 86_400) heartbeatMs = seconds * 1000;
@@ -765,6 +780,7 @@ export function subscribe(url, options) {
       sendAcks();
       say = undefined;
       arrived.clear();
+      here = undefined;
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
     });
