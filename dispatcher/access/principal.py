@@ -4,7 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from dispatcher.auth_settings import Action
-from dispatcher.sansio.filters import Filter, granted
+from dispatcher.sansio.filters import Filter
+from dispatcher.sansio.grant_filters import granted
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple
 
+KEY_HEADER = "__key_schema_id"
+"""The header of a record that names the schema of its key, if the key does not begin with it."""
+
 DECODED_OVERHEAD_BYTES = 80
 """What the columns cost per record besides the JSON: two ``bytes`` headers (66), and slots."""
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import orjson
 
+from dispatcher.sansio.decoded import KEY_HEADER
 from dispatcher.sansio.records import Records, TopicPartition
 
 MISSING = object()
@@ -38,14 +39,27 @@ class Place(NamedTuple):
 class View:
     """Shows filters one record of a batch at a time; its JSON is parsed once, and only if a filter needs it.
 
-    For decoded topics it shows the decoded record: in a value that was not decoded, pointers find nothing.
+    For decoded topics it shows the decoded record: in a value that was not decoded, pointers find nothing, and are not
+    known.
 
     Args:
         partition: The batch's partition.
         records: The batch's records.
     """
 
-    __slots__ = ("_headers", "_json", "_keys", "_values", "headers", "key", "partition", "topic", "value")
+    __slots__ = (
+        "_headers",
+        "_index",
+        "_json",
+        "_keys",
+        "_records",
+        "_values",
+        "headers",
+        "key",
+        "partition",
+        "topic",
+        "value",
+    )
 
     def __init__(self, partition: TopicPartition, records: Records) -> None:
         self.topic = partition.topic
@@ -54,6 +68,8 @@ class View:
         self._keys = records.keys if decoded is None else list(map(_key_text, records.keys, decoded.keys))
         self._values = records.values if decoded is None else decoded.values
         self._headers = records.headers
+        self._records = records
+        self._index = 0
         self._json: AnyType = MISSING
         self.key: bytes | None = None
         self.value: bytes | None = None
@@ -61,6 +77,7 @@ class View:
 
     def at(self, index: int) -> "View":
         """Move to a record; returns this object."""
+        self._index = index
         self.key, self.value, self.headers = self._keys[index], self._values[index], self._headers[index]
         self._json = None if self.value is None else _UNPARSED
         return self
@@ -85,10 +102,25 @@ class View:
                 return MISSING
         return found
 
+    @property
+    def knows_fields(self) -> bool:
+        """Whether it is known which fields the record has: its value is a JSON object or list, or a tombstone."""
+        return self._records.values[self._index] is None or isinstance(self.find(()), (dict, list))
+
+    @property
+    def knows_key(self) -> bool:
+        """Whether the record's key is not in the wire format of a schema registry, or was decoded, or is missing."""
+        key, decoded = self._records.keys[self._index], self._records.decoded
+        if key is None or (decoded is not None and decoded.keys[self._index] is not None):
+            return True
+        return key[:1] != b"\x00" and all(name != KEY_HEADER for name, _ in self.headers)
+
 
 _UNPARSED = object()
 
 Predicate = Callable[[View], bool]
+
+_WITHOUT_VALUES = frozenset({"exists", "known"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +129,9 @@ class Term:
 
     place: Place
     operator: str
-    """``exact``, ``prefix``, ``suffix`` or ``exists``."""
+    """``exact``, ``prefix``, ``suffix``, ``exists``, or ``known`` (only in grants)."""
     values: tuple[str, ...] = ()
-    """The values, sorted; empty for ``exists``."""
+    """The values, sorted; empty for ``exists`` and ``known``."""
 
     def compile(self) -> Predicate:
         """Return a predicate for records."""
@@ -107,8 +139,8 @@ class Term:
 
     def dialect(self) -> AnyType:
         """Return the filter as JSON in the dialect."""
-        if self.operator == "exists":
-            return {"exists": {str(self.place): True}}
+        if self.operator in _WITHOUT_VALUES:
+            return {self.operator: {str(self.place): True}}
         if len(self.values) == 1:
             return {self.operator: {str(self.place): self.values[0]}}
         if self.operator == "exact":
@@ -175,27 +207,12 @@ def any_of(parts: "Iterable[Filter]") -> "Filter":
     merged: dict[tuple[Place, str], set[str]] = {}
     others: list[Filter] = []
     for part in parts:
-        if isinstance(part, Term) and part.operator != "exists":
+        if isinstance(part, Term) and part.operator not in _WITHOUT_VALUES:
             merged.setdefault((part.place, part.operator), set()).update(part.values)
         else:
             others.append(part)
     terms = [Term(place, operator, tuple(sorted(values))) for (place, operator), values in merged.items()]
     return _joined(Any, [*terms, *others])
-
-
-def granted(filters: "dict[str, Sequence[Filter]]") -> "Filter | None":
-    """Combine what grants allow into one filter.
-
-    Args:
-        filters: By topic, the filters of which a record must pass at least one; if empty, every record of it is
-            allowed.
-    """
-    if not any(filters.values()):
-        return None
-    return any_of(
-        all_of([Term(Place("topic"), "exact", (topic,)), *([any_of(parts)] if parts else [])])
-        for topic, parts in filters.items()
-    )
 
 
 def on_topic(record_filter: "Filter", topic: str) -> "Filter | bool":
@@ -237,6 +254,8 @@ def _any(predicates: Sequence[Predicate]) -> Predicate:
 
 
 def _compile_key(term: Term) -> Predicate:
+    if term.operator == "known":
+        return lambda view: view.knows_key
     if term.operator == "exists":
         return lambda view: view.key is not None
     values = tuple(value.encode() for value in term.values)
@@ -266,6 +285,8 @@ def _compile_header(term: Term) -> Predicate:
 
 
 def _compile_pointer(term: Term) -> Predicate:
+    if term.operator == "known":
+        return lambda view: view.knows_fields
     tokens = pointer_tokens(term.place.name)
     if term.operator == "exists":
         return lambda view: view.find(tokens) is not MISSING

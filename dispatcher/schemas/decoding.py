@@ -19,9 +19,9 @@ from collections.abc import Mapping
 
 import orjson
 
-from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.decoded import KEY_HEADER, Decoded
 from dispatcher.sansio.records import NO_RECORDS, Headers, Records
-from dispatcher.schemas.framing import ID_BYTES, KEY_HEADER, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
+from dispatcher.schemas.framing import ID_BYTES, VALUE_HEADER, Framed, SchemaKey, UndecodableError, unframe
 from dispatcher.schemas.rules import Rules
 from dispatcher.schemas.schemas import Decoder, Schemas
 from dispatcher.schemas.statistics import DecodingStatistics

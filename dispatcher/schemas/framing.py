@@ -16,7 +16,6 @@ from dispatcher.sansio.records import Headers
 SchemaKey = int | UUID
 """What a registry knows a schema by: its id or its GUID. Neither ever changes its meaning."""
 
-KEY_HEADER = "__key_schema_id"
 VALUE_HEADER = "__value_schema_id"
 
 _ID_MAGIC = 0

@@ -22,6 +22,7 @@ from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.entries import Entry
 from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.grant_filters import granted
 from dispatcher.sansio.history import History
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.ranges import Chunk, Gap
@@ -47,6 +48,8 @@ class Decoder:
         self.topics: frozenset[str] = frozenset()
         self.asked: frozenset[str] = frozenset()
         self.withheld: set[int] = set()
+        self.undecodable: set[int] = set()
+        """Numbers that are sent as Kafka delivered them."""
         self.decoded: Counter[bytes | None] = Counter()
         """How often each value was decoded."""
         self.tried = 0
@@ -61,7 +64,10 @@ class Decoder:
         number = next((n for n, value in enumerate(records.values) if int(value or b"") in self.withheld), len(records))
         part = records[:number]
         self.decoded.update(part.values)
-        jsons = [orjson.dumps({"n": int(value or b""), "odd": bool(int(value or b"") % 2)}) for value in part.values]
+        jsons = [
+            None if number in self.undecodable else orjson.dumps({"n": number, "odd": bool(number % 2)})
+            for number in (int(value or b"") for value in part.values)
+        ]
         none, empty = [None] * number, [b""] * number
         return part.with_decoded(Decoded(none, jsons, empty, empty)) if number else NO_RECORDS
 
@@ -282,6 +288,24 @@ async def test_what_a_grant_says_of_fields_is_decided_on_decoded_values(
     await trio.sleep(1)
     assert numbers(even) == [0, 2]
     assert bench.ranges == {ONE: {0, 1, 2, 3}}
+
+
+async def test_a_grant_that_only_hides_a_field_allows_nothing_that_was_not_decoded(
+    nursery: trio.Nursery, bench: AskedBench, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Neither to those that ask for raw records, nor to those that ask for JSON while there is no schema."""
+    grant = granted({"assets": [read_filter({"not": ODD})]})
+    raw = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, grant))
+    json = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, grant, decodes=TOPICS))
+    bench.decoder.undecodable = {2, 3}
+    bench.put(4)
+    bench.put(4, TWO, polled=True)
+    await trio.sleep(1)
+    assert (raw.values, sorted(numbers(json))) == ([], [0, 4, 6])
+    assert bench.ranges == {ONE: {0}, TWO: {0, 2}}, "the others wait for a client that may have them"
+    resumed = await connect(nursery, bench, feed_of(SSE_VALUE, TOPICS, None, grant), {ONE: -1, TWO: -1})
+    await trio.sleep(1)
+    assert resumed.values == []
 
 
 async def test_what_is_read_again_from_kafka_is_decoded_for_those_that_ask(

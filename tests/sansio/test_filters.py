@@ -8,7 +8,8 @@ import pytest
 from dispatcher.errors import BadRequestError
 from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.filter_dialect import MAX_DEPTH, MAX_VALUES, FilterError, read_filter, read_parameters
-from dispatcher.sansio.filters import MISSING, Filter, Not, View, all_of, granted, on_topic, pointer_tokens
+from dispatcher.sansio.filters import MISSING, Filter, Not, View, all_of, on_topic, pointer_tokens
+from dispatcher.sansio.grant_filters import granted
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 PREFIX = {"prefix": {"header.source": "https://"}}

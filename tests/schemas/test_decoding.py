@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dispatcher.sansio.decoded import KEY_HEADER
 from dispatcher.sansio.records import Record, Records
 from dispatcher.schemas import decoding
 from dispatcher.schemas.avro import AvroDecoder
 from dispatcher.schemas.decoding import RecordDecoder
-from dispatcher.schemas.framing import KEY_HEADER, VALUE_HEADER, SchemaKey
+from dispatcher.schemas.framing import VALUE_HEADER, SchemaKey
 from dispatcher.schemas.json_schema import JsonDecoder
 from dispatcher.schemas.protobuf import ProtobufDecoder
 from dispatcher.schemas.registry import Registry

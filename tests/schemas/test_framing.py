@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dispatcher.sansio.decoded import KEY_HEADER
 from dispatcher.schemas.framing import (
-    KEY_HEADER,
     MAX_MESSAGE_INDEXES,
     VALUE_HEADER,
     Framed,

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from dispatcher.sansio.records import Batch, Record
 from dispatcher.settings import Settings
 from testbed.issuer import Issuer
 from testbed.tokens import grant
@@ -106,6 +107,27 @@ async def test_one_grant_with_a_filter_and_one_without_are_alternatives(issuer: 
             assert [event.data for event in await events(stream, "message", 1)] == ["0"]
         async with house.stream(issuer.token(authorization_details=[*details, grant("assets")])) as stream:
             assert [event.data for event in await events(stream, "message", 1)] == ["1"]
+
+
+async def test_a_value_that_cannot_be_read_is_not_allowed_by_what_it_does_not_say(issuer: Issuer) -> None:
+    """Avro may have any tenant: live, from memory and from Kafka, in every format, it reaches only who may have it."""
+    house = KeyedGuarded(issuer)
+    own = issuer.token(authorization_details=[grant("assets", filter={"not": {"exact": {"/tenant": "secret"}}})])
+    values = (b"\x00\x00\x00\x00\x01\x0csecret", b'{"tenant":"secret"}', b"secret", b'{"tenant":"a"}')
+    async with house.serving(), house.stream(own, "?topic=assets&format=envelope") as stream, house.ws_with(own) as ws:
+        await house.live(2)
+        for offset, value in enumerate(values):
+            record = Record(offset, None, b"k", value, ())
+            house.replays.log.append((ONE, record))
+            house.hub.publish(Batch(ONE, (record,)))
+        assert ['"offset":3' in event.data for event in await events(stream, "message", 1)] == [True]
+        assert [record["offset"] for record in (await ws.next("records"))["records"]] == [3]
+        await house.until(lambda: house.ranges == {ONE: {3}})
+        for position in ("last_event_id=assets:0=-1", "since=earliest"):
+            async with house.stream(own, f"?topic=assets&format=envelope&{position}") as again:
+                assert ['"offset":3' in event.data for event in await events(again, "message", 1)] == [True]
+        async with house.stream(issuer.token(authorization_details=[grant("assets")]), "?since=earliest") as everything:
+            await events(everything, "message", 2)
 
 
 @pytest.mark.parametrize(
