@@ -34,6 +34,7 @@ TESTED_WITH = {
     "messages": "wire",
     "sse": "wire",
     "filter_dialect": "filters",
+    "record_view": "filters",
     "head": "history",
     "history_partition": "history",
     "layout": "position",

@@ -13,11 +13,11 @@ from dispatcher.hub.feed import Feed
 from dispatcher.hub.statistics import CompressionStatistics, EncoderStatistics
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection
-from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.layout import Layout
 from dispatcher.sansio.position import Snapshot
 from dispatcher.sansio.ranges import Gap
+from dispatcher.sansio.record_view import View
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 

@@ -12,7 +12,9 @@ from typing import Any as AnyType
 import orjson
 
 from dispatcher.errors import BadRequestError
-from dispatcher.sansio.filters import Filter, Not, Place, Term, all_of, any_of, text_of
+from dispatcher.sansio.filters import Filter, Not, Place, Term, all_of, any_of
+from dispatcher.sansio.number_texts import with_numbers_as_text
+from dispatcher.sansio.record_view import text_of
 
 MAX_FILTER_BYTES = 2048
 """The size of everything in a request that belongs to its filter."""
@@ -67,7 +69,7 @@ def read_filter(document: AnyType, place: str = "filter") -> Filter:
     """Read a filter in the dialect.
 
     Args:
-        document: Parsed JSON.
+        document: Parsed JSON, without floats: ``1.1`` does not equal ``1.10``, and a float may be either.
         place: What errors call the document.
 
     Raises:
@@ -150,6 +152,9 @@ def _read_place(name: str, place: str) -> Place:
 
 def _read_value(where: Place, operator: str, value: AnyType, place: str, count: _Count) -> str:
     count.more(place)
+    if isinstance(value, float):
+        # Requests are read with their numbers as text; a grant has been parsed by now.
+        raise FilterError(f"{place}: write {_shown(value)} as a string, because numbers are compared digit by digit")
     text = text_of(value)
     if text is None:
         raise FilterError(f"{place}: {_shown(value)} is not a string, a number, true, false or null")
@@ -192,6 +197,8 @@ def _read_document(place: str, text: str, count: _Count) -> Filter:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise FilterError(f"{place}: not JSON at character {error.pos}: {error.msg.partition(':')[0]}") from None
+    if isinstance(document, (dict, list)):
+        document = with_numbers_as_text(text.encode())
     return _read(document, place, 1, count)
 
 

@@ -8,7 +8,8 @@ records that pass its anchor. Filters without an anchor are evaluated for every 
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-from dispatcher.sansio.filters import All, Any, Filter, Predicate, Term, View, pointer_tokens, text_of
+from dispatcher.sansio.filters import All, Any, Filter, Predicate, Term
+from dispatcher.sansio.record_view import View, pointer_tokens
 from dispatcher.sansio.records import Records, TopicPartition
 
 Owner = TypeVar("Owner", bound=Hashable)
@@ -162,7 +163,7 @@ class FilterIndex(Generic[Owner]):
                     if values and content is not None and (found := values.get(content)):
                         _take(found, view, index, matches)
             for pointer, texts in self._pointers.items():
-                text = text_of(view.find(self._tokens[pointer]))
+                text = view.text(self._tokens[pointer])
                 if text is not None and (found := texts.get(text)):
                     _take(found, view, index, matches)
         return [(indexed.owners, indexes) for indexed, indexes in matches.items()]

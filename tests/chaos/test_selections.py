@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from dispatcher.sansio.filter_dialect import read_parameters
-from dispatcher.sansio.filters import View
+from dispatcher.sansio.record_view import View
 from dispatcher.sansio.records import Record, Records, TopicPartition
 from tests.chaos import selections
 from tests.chaos.selections import EVERYBODYS, NOBODYS, Selection

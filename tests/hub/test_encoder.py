@@ -18,10 +18,10 @@ from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
 from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection
 from dispatcher.sansio.filter_dialect import read_filter
-from dispatcher.sansio.filters import View
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Gap, recreated
+from dispatcher.sansio.record_view import View
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from dispatcher.sansio.spelling import Spelling
 from tests.hub.test_acking import messages

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filter_index import FilterIndex, IndexStatistics, anchors
-from dispatcher.sansio.filters import Filter, Not, View, all_of, on_topic
+from dispatcher.sansio.filters import Filter, Not, all_of, on_topic
 from dispatcher.sansio.grant_filters import granted
+from dispatcher.sansio.record_view import View
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 TP = TopicPartition("orders", 1)

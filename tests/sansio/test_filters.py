@@ -6,10 +6,11 @@ import orjson
 import pytest
 
 from dispatcher.errors import BadRequestError
-from dispatcher.sansio.decoded import Decoded
+from dispatcher.sansio.decoded import KEY_HEADER, Decoded
 from dispatcher.sansio.filter_dialect import MAX_DEPTH, MAX_VALUES, FilterError, read_filter, read_parameters
-from dispatcher.sansio.filters import MISSING, Filter, Not, View, all_of, on_topic, pointer_tokens
+from dispatcher.sansio.filters import Filter, Not, all_of, on_topic
 from dispatcher.sansio.grant_filters import granted
+from dispatcher.sansio.record_view import MISSING, View, pointer_tokens
 from dispatcher.sansio.records import Record, Records, TopicPartition
 
 PREFIX = {"prefix": {"header.source": "https://"}}
@@ -208,7 +209,7 @@ def test_pointers_of_rfc_6901() -> None:
 def test_json_values_are_compared_as_text() -> None:
     """Numbers, true, false and null match by their JSON; lists and objects exist but equal nothing."""
     record = view(value=b'{"s":"5","n":5,"f":5.5,"b":true,"z":null,"l":[1],"o":{}}')
-    for pointer, value in (("/s", "5"), ("/n", "5"), ("/n", 5), ("/f", 5.5), ("/b", True), ("/z", None), ("/l/0", 1)):
+    for pointer, value in (("/s", "5"), ("/n", "5"), ("/n", 5), ("/f", "5.5"), ("/b", True), ("/z", None), ("/l/0", 1)):
         assert matches({"exact": {pointer: value}}, record), pointer
         assert matches({"exists": {pointer: True}}, record)
     for pointer in ("/l", "/o", "/nothing"):
@@ -219,6 +220,18 @@ def test_json_values_are_compared_as_text() -> None:
     assert matches({"exists": {"/nothing": False}}, record)
     assert matches({"prefix": {"/f": "5."}}, record)
     assert matches({"suffix": {"/f": ".5"}}, record)
+
+
+def test_numbers_are_compared_as_they_are_written() -> None:
+    """Their digits count, not their value; a request may write them as numbers."""
+    record = view(value=b'{"a":1.10,"b":-0,"c":0,"d":100000000000000000001}')
+    for pointer, text in (("/a", "1.10"), ("/b", "-0"), ("/c", "0"), ("/d", "100000000000000000001")):
+        assert from_parameters(filter=f'{{"exact":{{"{pointer}":{text}}}}}').compile()(record)
+        assert matches({"exact": {pointer: text}}, record)
+    for pointer, text in (("/a", "1.1"), ("/b", "0"), ("/c", "-0"), ("/d", "100000000000000000000"), ("/d", "1e20")):
+        assert not matches({"exact": {pointer: text}}, record)
+    with pytest.raises(FilterError, match="write '1e\\+20' as a string, because numbers are compared digit by digit"):
+        read_filter({"exact": {"/d": 100000000000000000001.0}})
 
 
 def test_values_that_are_not_json_have_no_fields() -> None:
@@ -365,6 +378,21 @@ def test_what_grants_allow_is_one_filter() -> None:
     assert wants(view(headers=(("tenant", b"acme"),)))
     assert not wants(view(headers=(("tenant", b"other"),)))
     assert wants(view(headers=(("tenant", b"other"),), partition=audit))
+
+
+def test_what_grants_deny_has_to_be_known() -> None:
+    """Fields are known in an object and a tombstone, and a key is known unless it needs a schema."""
+    for document, known, unknown in (
+        ({"exact": {"/a": "x"}}, (view(value=b"{}"), view()), (view(value=b"\x00\x00"), view(value=b"7"))),
+        ({"suffix": {"key": "x"}}, (view(b"a"), view()), (view(b"\x00ab"), view(b"a", None, ((KEY_HEADER, b""),)))),
+    ):
+        allowed = granted({"orders": [read_filter({"not": document})]})
+        assert allowed is not None
+        assert [allowed.compile()(record) for record in (*known, *unknown)] == [True, True, False, False]
+        assert orjson.dumps(allowed.dialect())
+    decoded = Decoded((b'"a"',), (b"{}",), (b"",), (b"",))
+    records = Records.of([Record(0, 1, b"\x00a", b"\x00b", ())]).with_decoded(decoded)
+    assert View(TopicPartition("orders", 3), records).at(0).knows_key
 
 
 def test_what_is_left_of_a_filter_for_a_topic() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from dispatcher.sansio.decoded import KEY_HEADER, Decoded
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.filter_index import FilterIndex
-from dispatcher.sansio.filters import View
 from dispatcher.sansio.grant_filters import certain, granted
+from dispatcher.sansio.record_view import View
 from dispatcher.sansio.records import Record, Records
 from tests.sansio.test_filter_index import DOCUMENTS, TP, naive
 
@@ -123,6 +123,7 @@ def test_a_grant_that_says_only_what_a_record_must_have_stays_as_it_is() -> None
     """So its index is as good as that of a client's filter."""
     for document in ({"exact": {"/tenant": "a"}}, {"all": [{"prefix": {"key": "a"}}, {"exists": {"/b": True}}]}):
         assert certain(read_filter(document)) == read_filter(document)
+    assert granted({"orders": [], "audit": []}) is None
     twice = read_filter({"not": {"not": {"exact": {"/tenant": "a"}}}})
     assert certain(twice) == read_filter({"exact": {"/tenant": "a"}})
     assert orjson.dumps(certain(read_filter(NO_SECRET)).dialect()), "it can be shown"
