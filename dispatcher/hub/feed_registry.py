@@ -168,9 +168,24 @@ class FeedRegistry:
         """Whether some feed wants all of a topic's records."""
         return topic in self._unfiltered
 
-    def match(self, batch: Batch) -> Matches:
-        """The filtered feeds, and which records of a batch each wants: all of an undecoded one, for feeds that ask."""
-        return _match(self._indexes, batch)
+    def filters(self, topic: str) -> int:
+        """How many distinct filters a topic has."""
+        return sum([len(self._indexes.get((topic, asks), ())) for asks in (False, True)])
+
+    def tried(self, topic: str) -> int:
+        """How often filters and grants were tried on a record of a topic: only differences mean anything."""
+        views = (topic, False), (topic, True)
+        found = [indexes.get(view) for indexes in (self._indexes, self._grants) for view in views]
+        return sum([index.tried for index in found if index is not None])
+
+    def match(self, batch: Batch, part: range | None = None) -> Matches:
+        """The filtered feeds, and which records of a batch each wants: all of an undecoded one, for feeds that ask.
+
+        Args:
+            batch: The batch.
+            part: The indexes of the records that are looked at; None: all.
+        """
+        return _match(self._indexes, batch, part)
 
     def has_grants(self, topic: str) -> bool:
         """Whether present subscribers may have a part of a topic's records, but none of them may have all."""
@@ -180,12 +195,12 @@ class FeedRegistry:
         """Whether a subscriber that counts is present for a topic."""
         return self._is_granted(topic) or topic in self._not_granted or topic in self._unfiltered
 
-    def allowed(self, batch: Batch) -> Iterable[int]:
-        """The indexes of the records that some present subscriber may have."""
+    def allowed(self, batch: Batch, part: range | None = None) -> Iterable[int]:
+        """The indexes of the records, or of those in a part, that some present subscriber may have."""
         topic = batch.partition.topic
         if topic in self._not_granted or topic in self._unfiltered:
-            return range(len(batch.records))
-        return {index for _, indexes in _match(self._grants, batch) for index in indexes}
+            return range(len(batch.records)) if part is None else part
+        return {index for _, indexes in _match(self._grants, batch, part) for index in indexes}
 
     def statistics(self) -> FeedStatistics:
         """A snapshot."""
@@ -221,16 +236,17 @@ def _of_topic(wanted: Filter, topic: str) -> Filter:
     return Term(Place("topic"), "exact", (topic,) if part else ()) if isinstance(part, bool) else part
 
 
-def _match(indexes: Mapping[_TopicView, FilterIndex[Feed]], batch: Batch) -> Matches:
+def _match(indexes: Mapping[_TopicView, FilterIndex[Feed]], batch: Batch, part: range | None) -> Matches:
     topic, records = batch.partition.topic, batch.records
+    looked_at = range(len(records)) if part is None else part
     plain, asked = indexes.get((topic, False)), indexes.get((topic, True))
-    found = [] if plain is None else plain.match(batch.partition, records)
+    found = [] if plain is None else plain.match(batch.partition, records, looked_at)
     if asked is None:
         return found
     if records and records.asked is None:
         # Their filters cannot be evaluated yet.
-        return [*found, (asked.owners, range(len(records)))]
-    return [*found, *asked.match(batch.partition, records.as_asked())]
+        return [*found, (asked.owners, looked_at)]
+    return [*found, *asked.match(batch.partition, records.as_asked(), looked_at)]
 
 
 def _forget(indexes: dict[_TopicView, FilterIndex[Feed]], view: _TopicView, wanted: Filter, feed: Feed) -> None:

@@ -30,7 +30,11 @@ PARKED_RECORDS = 2_000
 """Maximum number of a topic's records parked at once because nobody takes them; more follow at the next crossing."""
 
 SLICE_RECORDS = 500
-"""Maximum number of records between two yields: about 3 µs each, and more where filters read long JSON."""
+"""Maximum number of records between two yields: about 3 µs each, and more where filters read long JSON. Each filter
+that is tried on a record counts like a record."""
+
+PART_RECORDS = 16
+"""How many records of a batch are examined together, at least: how much work they are is known only afterwards."""
 
 PAUSE_SECONDS = 0.05
 PAUSE_RATIO = 3.0
@@ -112,12 +116,13 @@ class Settlement:
             offsets = records.offsets
             self.acked(entry, records, range(bisect_left(offsets, first), bisect_left(offsets, end)))
 
-    def settle(self, entry: Entry, matches: Matches) -> None:
+    def settle(self, entry: Entry, matches: Matches, part: range | None = None) -> None:
         """Settle the records of an entry that no present subscriber wants.
 
         Args:
             entry: The entry.
             matches: The filtered feeds that want some of them.
+            part: The indexes of the records that were matched, if these are not all.
         """
         batch = entry.batch
         topic = batch.partition.topic
@@ -125,12 +130,12 @@ class Settlement:
             return
         parks = self.parking.parks(topic)
         wanted = [indexes for feeds, indexes in matches if any(feed.counts_for(topic) for feed in feeds)]
-        unmatched = set(self._feeds.allowed(batch)).difference(*wanted)
+        unmatched = set(self._feeds.allowed(batch, part)).difference(*wanted)
         settled = set() if parks else entry.settle(unmatched)
         if settled:
             self.unmatched[topic] += len(settled)
         ranges = covered(batch, sorted(settled))
-        has_parked = (parks or self._feeds.has_grants(topic)) and self._park(entry, unmatched, wanted)
+        has_parked = (parks or self._feeds.has_grants(topic)) and self._park(entry, unmatched, wanted, part)
         if not (settled or has_parked):
             return
         if not entry.pending:
@@ -138,12 +143,14 @@ class Settlement:
         for start, end in ranges:
             self._on_dispatched(batch, start, end)
 
-    def _park(self, entry: Entry, unmatched: set[int], wanted: Sequence[Sequence[int]]) -> bool:
+    def _park(self, entry: Entry, unmatched: set[int], wanted: Sequence[Sequence[int]], part: range | None) -> bool:
         """Park what no present subscriber wants and was not settled; returns whether anything was parked."""
         if not self._feeds.is_read(entry.batch.partition.topic):
             return False
         pending = entry.pending if entry.pending is not None else range(entry.record_count)
         left = set(pending).difference(*wanted, [GAP])
+        if part is not None:
+            left.intersection_update(part)
         by_reason = ((Reason.UNMATCHED, left & unmatched), (Reason.NOT_GRANTED, left - unmatched))
         parked = [self.parking.park(entry, indexes, reason) for reason, indexes in by_reason if indexes]
         return True in parked
@@ -220,16 +227,24 @@ class Settlement:
         looked_at = 0
         for topic in topics:
             for entry in self._history.waiting_entries(topic):
-                if looked_at >= SLICE_RECORDS:
-                    looked_at = 0
-                    await trio.lowlevel.checkpoint()
-                if not self._feeds.has_filters(topic) or self._feeds.wants_all(topic):
-                    break
-                if not entry.dispatched and not entry.removed:
-                    looked_at += entry.record_count
-                    if self._feeds.is_undecided(entry.batch):
+                first = 0
+                # While others have the loop, the entry may be dispatched, or its records dropped.
+                while first < len(entry.batch.records) and not (entry.dispatched or entry.removed):
+                    if looked_at >= SLICE_RECORDS:
+                        looked_at = 0
+                        await trio.lowlevel.checkpoint()
+                        continue
+                    if not self._feeds.has_filters(topic) or self._feeds.wants_all(topic):
+                        break
+                    filters, tried = self._feeds.filters(topic), self._feeds.tried(topic)
+                    if not first and self._feeds.is_undecided(entry.batch):
+                        looked_at += filters
                         self._on_undecided(entry)
-                    self.settle(entry, self._feeds.match(entry.batch))
+                    size = max(PART_RECORDS, SLICE_RECORDS // filters)
+                    part = range(first, min(first + size, len(entry.batch.records)))
+                    self.settle(entry, self._feeds.match(entry.batch, part), part)
+                    looked_at += len(part) + self._feeds.tried(topic) - tried
+                    first = part.stop
 
     def _first_dispatched(self, feed: Feed, offered: Offered) -> None:
         if offered.batch.partition.topic in self._acked_topics:

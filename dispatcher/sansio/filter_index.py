@@ -5,7 +5,7 @@ record's key, headers and JSON values, and by the prefixes of its key. The rest 
 records that pass its anchor. Filters without an anchor are evaluated for every record.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
 from dispatcher.sansio.filters import All, Any, Filter, Predicate, Term
@@ -78,6 +78,8 @@ class FilterIndex(Generic[Owner]):
         self._tokens: dict[str, tuple[str, ...]] = {}
         self._partitions: dict[str, dict[_Indexed[Owner], None]] = {}
         self._rest: dict[_Indexed[Owner], None] = {}
+        self.tried = 0
+        """How often a filter was tried on a record, since the start: most of what `match` costs."""
 
     def __len__(self) -> int:
         return len(self._filters)
@@ -143,29 +145,40 @@ class FilterIndex(Generic[Owner]):
         """Return everybody who has a filter here."""
         return {owner: None for indexed in self._filters.values() for owner in indexed.owners}
 
-    def match(self, partition: TopicPartition, records: Records) -> list[tuple[Iterable[Owner], list[int]]]:
-        """Return the owners whose filters want records of a batch, with the indexes of these records in order."""
+    def match(
+        self, partition: TopicPartition, records: Records, part: range | None = None
+    ) -> list[tuple[Iterable[Owner], Sequence[int]]]:
+        """Return the owners whose filters want records of a batch, with the indexes of these records in order.
+
+        Args:
+            partition: The batch's partition.
+            records: The batch's records.
+            part: The indexes of the records that are looked at; None: all.
+        """
         view = View(partition, records)
         matches: dict[_Indexed[Owner], list[int]] = {}
         everywhere = [*self._rest, *self._partitions.get(view.partition, ())]
-        for index in range(len(records)):
+        tried = 0
+        for index in range(len(records)) if part is None else part:
             view.at(index)
-            _take(everywhere, view, index, matches)
+            if everywhere:
+                tried += _take(everywhere, view, index, matches)
             if view.key is not None:
                 if found := self._keys.get(view.key):
-                    _take(found, view, index, matches)
+                    tried += _take(found, view, index, matches)
                 for length, prefixes in self._prefixes.items():
                     if found := prefixes.get(view.key[:length]):
-                        _take(found, view, index, matches)
+                        tried += _take(found, view, index, matches)
             if self._headers:
                 for name, content in view.headers:
                     values = self._headers.get(name)
                     if values and content is not None and (found := values.get(content)):
-                        _take(found, view, index, matches)
+                        tried += _take(found, view, index, matches)
             for pointer, texts in self._pointers.items():
                 text = view.text(self._tokens[pointer])
                 if text is not None and (found := texts.get(text)):
-                    _take(found, view, index, matches)
+                    tried += _take(found, view, index, matches)
+        self.tried += tried
         return [(indexed.owners, indexes) for indexed, indexes in matches.items()]
 
     def statistics(self) -> IndexStatistics:
@@ -173,13 +186,15 @@ class FilterIndex(Generic[Owner]):
         return IndexStatistics(len(self._filters), len(self._rest))
 
 
-def _take(found: Iterable[_Indexed[Owner]], view: View, index: int, matches: dict[_Indexed[Owner], list[int]]) -> None:
+def _take(found: Collection[_Indexed[Owner]], view: View, index: int, matches: dict[_Indexed[Owner], list[int]]) -> int:
+    """Try filters on a record; returns how many these were."""
     for indexed in found:
         if indexed.predicate is None or indexed.predicate(view):
             indexes = matches.setdefault(indexed, [])
             # Two anchors may have led to the same filter.
             if not indexes or indexes[-1] != index:
                 indexes.append(index)
+    return len(found)
 
 
 def _forget(mapping: dict[Key, dict[_Indexed[Owner], None]], key: Key, indexed: _Indexed[Owner]) -> None:

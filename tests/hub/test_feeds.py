@@ -168,6 +168,28 @@ def registered(*feeds: Feed) -> FeedRegistry:
     return registry
 
 
+def test_a_part_of_a_batch_is_matched_as_in_the_whole() -> None:
+    """This holds for filters, grants, and feeds that wait until the batch is decoded; the work is counted."""
+    asks = feed_of(SSE_VALUE, TOPICS, read_filter({"exact": {"/n": "1"}}), decodes=TOPICS)
+    rest, granted_one = feed_of(SSE_VALUE, TOPICS, REST), feed_of(SSE_VALUE, TOPICS, None, ONE)
+    registry = registered(rest, granted_one, asks)
+    assert (registry.filters("assets"), registry.filters("other"), registry.tried("other")) == (3, 0, 0)
+    decoded = Batch(BATCH.partition, BATCH.records.with_asked(DECODED))
+    for batch, asked in ((BATCH, [1, 2]), (decoded, [1])):
+        before = registry.tried("assets")
+        matches = registry.match(batch, range(1, 3))
+        assert {feed: list(indexes) for feeds, indexes in matches for feed in feeds} == {
+            rest: [2],
+            granted_one: [1],
+            asks: asked,
+        }
+        assert registry.tried("assets") - before == 2 + 1 + (batch is decoded), "the others are found by their keys"
+    registry.remove(rest)
+    assert set(registered(granted_one).allowed(BATCH, range(2, 3))) == set()
+    assert set(registered(granted_one).allowed(BATCH, range(1, 3))) == {1}
+    assert set(registered(rest).allowed(BATCH, range(1, 3))) == {1, 2}
+
+
 def test_grants_say_which_records_those_present_may_have() -> None:
     """If one subscriber may see everything, no record is hidden from all."""
     tenant, wanting = feed_of(SSE_VALUE, TOPICS, None, ONE), feed_of(SSE_VALUE, TOPICS, ONE, REST)

@@ -261,6 +261,96 @@ async def test_feeds_that_come_or_go_have_what_waits_looked_at_again(
     nursery.cancel_scope.cancel()
 
 
+class Work(trio.abc.Instrument):
+    """How many filters were tried on records in each step of a task."""
+
+    def __init__(self, feeds: FeedRegistry) -> None:
+        self.feeds = feeds
+        self.tried = 0
+        self.steps: list[int] = []
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - trio's interface
+        """A step begins."""
+        self.tried = self.feeds.tried("assets")
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002 - the same
+        """A step ends."""
+        self.steps.append(self.feeds.tried("assets") - self.tried)
+
+
+@pytest.mark.parametrize("wanted", [("hot",), ("cold", "hot")], ids=["wanted", "half wanted"])
+async def test_a_look_yields_after_little_work_however_many_filters_want_a_record(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, wanted: tuple[str, ...]
+) -> None:
+    """Large batches are examined in parts, and each is decided as if it were examined at once."""
+    del autojump_clock
+    books, number, filters = Books(), 700, 100
+    nursery.start_soon(books.settlement.run)
+    records = [Record(n, None, wanted[n % len(wanted)].encode(), b"v", ()) for n in range(number)]
+    large = books.history.append(Batch(ONE, records[: number - 100]))
+    for record in records[number - 100 :]:
+        books.history.append(Batch(ONE, [record]))
+    for n in range(filters):
+        books.feeds.add(wanting("hot", f"other {n}"))
+    work = Work(books.feeds)
+    trio.lowlevel.add_instrument(work)
+    books.settlement.feeds_changed(TOPICS)
+    await trio.sleep(1)
+    trio.lowlevel.remove_instrument(work)
+    hot = [record.offset for record in records if record.key == b"hot"]
+    assert sum(work.steps) == len(hot) * filters, "each record is examined once"
+    assert max(work.steps) <= settlement.SLICE_RECORDS + settlement.PART_RECORDS * filters
+    assert books.done == sorted({*range(number)} - {*hot})
+    assert large.pending == {offset for offset in hot if offset < number - 100}
+    nursery.cancel_scope.cancel()
+
+
+async def test_what_is_examined_in_parts_is_parked_in_parts(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part says nothing about the records after it."""
+    del autojump_clock
+    monkeypatch.setattr(settlement, "SLICE_RECORDS", 1)
+    monkeypatch.setattr(settlement, "PART_RECORDS", 2)
+    books = Books(**PARKS)
+    entry = books.publish("abbbaba")
+    books.feeds.add(wanting("a"))
+    nursery.start_soon(books.settlement.run)
+    books.settlement.feeds_changed(TOPICS)
+    await trio.sleep(1)
+    assert (books.parked, entry.pending, books.done) == (4, {0, 4, 6}, [])
+    nursery.cancel_scope.cancel()
+
+
+async def test_an_entry_whose_records_are_dropped_between_two_parts_is_left(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscriber may take them, or a partition leave, while others have the loop."""
+    del autojump_clock
+    monkeypatch.setattr(settlement, "SLICE_RECORDS", 1)
+    monkeypatch.setattr(settlement, "PART_RECORDS", 1)
+    books = Books()
+    entries = [books.publish("bbbb") for _ in range(3)]
+    books.feeds.add(wanting("a"))
+    nursery.start_soon(books.settlement.run)
+    books.settlement.feeds_changed(TOPICS)
+
+    async def decided(offset: int) -> None:
+        for _ in range(100):
+            if offset not in books.done:
+                await trio.lowlevel.checkpoint()
+        assert offset in books.done
+
+    await decided(1)
+    entries[0].forget()
+    await decided(5)
+    entries[1].dispatched = True
+    await trio.sleep(1)
+    assert {3, 7}.isdisjoint(books.done)
+    assert books.done[-4:] == [8, 9, 10, 11]
+    nursery.cancel_scope.cancel()
+
+
 async def test_what_has_to_be_decoded_before_a_filter_can_decide_is_asked_for(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:

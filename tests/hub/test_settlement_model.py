@@ -1,6 +1,6 @@
 """What may be committed with filters: a model of who is present, and the faults that it finds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
 from dispatcher.hub.encoder import Encoder
+from dispatcher.hub import settlement
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.parking import Parking
 from dispatcher.hub.settlement import Settlement
@@ -160,6 +161,15 @@ def run(steps: list[Any], *, parks: bool = False) -> None:
     trio.run(play, steps, parks, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _looks_record_by_record() -> Iterator[None]:
+    """Waiting records are examined one at a time, and others have the loop in between."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(settlement, "SLICE_RECORDS", 1)
+        monkeypatch.setattr(settlement, "PART_RECORDS", 1)
+        yield
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
 @given(STEPS)
 def test_what_may_be_committed_was_taken_or_is_wanted_by_nobody_present(steps: list[Any]) -> None:
@@ -178,8 +188,8 @@ def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that has not taken its record yet is passed over."""
     match = Settlement.settle
 
-    def settle_all(self: Settlement, entry: Entry, matches: Any) -> None:
-        match(self, entry, list(matches)[1:])
+    def settle_all(self: Settlement, entry: Entry, matches: Any, part: range | None = None) -> None:
+        match(self, entry, list(matches)[1:], part)
 
     monkeypatch.setattr(Settlement, "settle", settle_all)
 
@@ -202,7 +212,7 @@ def _forgets_those_who_want_everything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _settles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A record that nobody wants waits for ever."""
-    monkeypatch.setattr(Settlement, "settle", lambda self, entry, matches: None)  # noqa: ARG005
+    monkeypatch.setattr(Settlement, "settle", lambda self, entry, matches, part=None: None)  # noqa: ARG005
 
 
 def _sends_batches_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +227,7 @@ def _sends_batches_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _parks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Records that nobody wants wait in memory."""
-    monkeypatch.setattr(Settlement, "_park", lambda self, entry, unmatched, wanted: False)  # noqa: ARG005
+    monkeypatch.setattr(Settlement, "_park", lambda self, entry, unmatched, wanted, part: False)  # noqa: ARG005
 
 
 def _forgets_what_was_parked(monkeypatch: pytest.MonkeyPatch) -> None:
