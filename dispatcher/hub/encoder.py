@@ -4,7 +4,7 @@
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
@@ -51,12 +51,30 @@ class Encoder:
         """The entry's part of a write to a feed's subscribers, encoded when first asked for."""
         return self._history.encode(entry, feed.key, lambda entry: self._encode_entry(feed, entry))
 
-    def selected(self, feed: Feed, selection: Selection, encoded: "Selected") -> Part:
-        """Some records of an entry for a feed with filters, taken from those that any filter wants."""
-        indexes = selection.indexes
-        if not selection.has_gap:
-            return encoded.part(feed, indexes, b"")
-        return encoded.part(feed, indexes[1:], _gap(feed, selection.batch.gap))
+    def selections(self, entry: Entry, wanted: Mapping[Feed, Sequence[int]]) -> Iterator[tuple[Feed, Selection, Part]]:
+        """Some records of an entry for each of several feeds, after the entry's gap.
+
+        Filters may want the same records, as the same list: these are joined once.
+
+        Args:
+            entry: The entry.
+            wanted: The indexes of the records by feed, in order; all feeds are shown the same (`Feed.decodes`).
+        """
+        gap = entry.batch.gap
+        lists = {id(indexes): (*indexes,) for indexes in wanted.values()}
+        indexes_of_all = sorted(set().union(*lists.values()))
+        encoded = self.choose(next(iter(wanted)), entry.batch, entry.snapshot, indexes_of_all)
+        made: dict[tuple[Feed, tuple[int, ...]], tuple[Selection, Part]] = {}
+        for feed, indexes in wanted.items():
+            key = feed.shared, lists[id(indexes)]
+            if key in made:
+                first, part = made[key]
+                yield feed, Selection(entry, first.indexes, first.ranges), part
+                continue
+            part = encoded.part(feed, key[1], _gap(feed, gap))
+            selection = Selection(entry, key[1] if gap is None else (GAP, *key[1]))
+            made[key] = selection, part
+            yield feed, selection, part
 
     def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
         """The records from an offset on that a filtered feed wants, encoded for one subscriber, or None."""

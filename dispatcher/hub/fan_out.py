@@ -31,7 +31,7 @@ from dispatcher.hub.pace import leave_to_others
 from dispatcher.hub.round_times import RoundTimes
 from dispatcher.hub.statistics import FanOutStatistics
 from dispatcher.hub.subscriber import Subscriber
-from dispatcher.sansio.entries import GAP, EncodedEntry, Entry, Offered, Part, Round, Selection, joined
+from dispatcher.sansio.entries import EncodedEntry, Entry, Offered, Part, Round, joined
 
 SLICE = 256
 """Maximum number of subscribers between two yields: at 7 µs each the loop is held for less than two milliseconds. At
@@ -170,11 +170,8 @@ class FanOut:
         asking = {feed: indexes for feed, indexes in wanted.items() if topic in feed.decodes}
         plain = {feed: indexes for feed, indexes in wanted.items() if feed not in asking} if asking else wanted
         for some in filter(None, (plain, asking)):
-            indexes_of_all = sorted(set().union(*some.values()))
-            encoded = self._encoder.choose(next(iter(some)), entry.batch, entry.snapshot, indexes_of_all)
-            for feed, indexes in some.items():
-                selection = Selection(entry, [GAP, *indexes] if has_gap else indexes)
-                self._publish(feed, selection, self._encoder.selected(feed, selection, encoded))
+            for feed, selection, part in self._encoder.selections(entry, some):
+                self._publish(feed, selection, part)
 
     def _publish(self, feed: Feed, offered: Offered, part: Part) -> None:
         if not self._published:

@@ -129,7 +129,9 @@ class Settlement:
         if self._feeds.wants_all(topic) or entry.dispatched or not entry.waiting:
             return
         parks = self.parking.parks(topic)
-        wanted = [indexes for feeds, indexes in matches if any(feed.counts_for(topic) for feed in feeds)]
+        # Feeds that want the same records may share the list of these.
+        counted = {id(indexes): indexes for feeds, indexes in matches if any(feed.counts_for(topic) for feed in feeds)}
+        wanted = list(counted.values())
         unmatched = set(self._feeds.allowed(batch, part)).difference(*wanted)
         settled = set() if parks else entry.settle(unmatched)
         if settled:

@@ -10,6 +10,10 @@ GAP = -1
 """Stands for a batch's gap among the indexes of its records."""
 
 
+Ranges = list[tuple[int, int]]
+"""Ranges of offsets, each with its end excluded."""
+
+
 class Part:
     """One batch's share of a write, unframed: the records of several parts are joined and framed together.
 
@@ -115,15 +119,16 @@ class Selection(Moment):
     Args:
         entry: The entry.
         indexes: The indexes of the records, in order, preceded by `GAP` if the gap goes with them.
+        ranges: What they cover (`covered`), if that is known.
     """
 
     __slots__ = ("dispatched", "entry", "indexes", "ranges", "record_count")
 
-    def __init__(self, entry: Entry, indexes: Sequence[int]) -> None:
+    def __init__(self, entry: Entry, indexes: Sequence[int], ranges: Ranges | None = None) -> None:
         super().__init__(entry.sequence, entry.snapshot)
         self.entry = entry
         self.indexes = indexes
-        self.ranges = covered(entry.batch, indexes)
+        self.ranges = covered(entry.batch, indexes) if ranges is None else ranges
         """The ranges of offsets that a commit may pass once these records are dispatched."""
         self.record_count = len(indexes) - (indexes[0] == GAP)
         self.dispatched = False
@@ -144,7 +149,7 @@ class Selection(Moment):
         return self.entry.removed
 
 
-def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None) -> list[tuple[int, int]]:
+def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None) -> Ranges:
     """Return the ranges of offsets (end excluded) that some records of a batch stand for, in order and joined.
 
     Offsets without a record belong to the record after them, as in `Batch.covers_from`. Offsets before that are not
@@ -156,7 +161,7 @@ def covered(batch: Batch, indexes: Iterable[int], records: Records | None = None
         records: The batch's records, if the batch itself may have dropped them; for `GAP` alone none are needed.
     """
     offsets = (batch.records if records is None else records).offsets
-    ranges: list[tuple[int, int]] = []
+    ranges: Ranges = []
     more = 0
     if isinstance(indexes, range) and indexes:
         # Consecutive records touch: the end of a long batch costs as much as one record.

@@ -16,6 +16,9 @@ Owner = TypeVar("Owner", bound=Hashable)
 Key = TypeVar("Key")
 Outer = TypeVar("Outer")
 
+CROWD = 8
+"""From how many filters on the records that pass their common anchor are noted once: below, it would cost more."""
+
 _RANKS = {
     ("key", "exact"): 0,
     ("header", "exact"): 1,
@@ -55,6 +58,17 @@ class _Indexed(Generic[Owner]):
         """The rest of the filter; None if a record only has to pass the anchor."""
         if not (isinstance(record_filter, Term) and self.anchors):
             self.predicate = record_filter.compile()
+
+
+class _Crowd(Generic[Owner]):
+    """Many filters with the same anchor: the records that pass it are noted once for all that ask for nothing else."""
+
+    __slots__ = ("indexes", "satisfied", "undecided")
+
+    def __init__(self, found: Iterable[_Indexed[Owner]]) -> None:
+        self.satisfied = [indexed for indexed in found if indexed.predicate is None]
+        self.undecided = [indexed for indexed in found if indexed.predicate is not None]
+        self.indexes: list[int] = []
 
 
 class IndexStatistics(NamedTuple):
@@ -150,35 +164,36 @@ class FilterIndex(Generic[Owner]):
     ) -> list[tuple[Iterable[Owner], Sequence[int]]]:
         """Return the owners whose filters want records of a batch, with the indexes of these records in order.
 
+        Filters that want the same records may share the list of the indexes.
+
         Args:
             partition: The batch's partition.
             records: The batch's records.
             part: The indexes of the records that are looked at; None: all.
         """
-        view = View(partition, records)
-        matches: dict[_Indexed[Owner], list[int]] = {}
+        view, pass_ = View(partition, records), _Pass[Owner]()
         everywhere = [*self._rest, *self._partitions.get(view.partition, ())]
-        tried = 0
         for index in range(len(records)) if part is None else part:
             view.at(index)
             if everywhere:
-                tried += _take(everywhere, view, index, matches)
+                pass_.take(everywhere, view, index)
             if view.key is not None:
                 if found := self._keys.get(view.key):
-                    tried += _take(found, view, index, matches)
+                    pass_.take(found, view, index)
                 for length, prefixes in self._prefixes.items():
                     if found := prefixes.get(view.key[:length]):
-                        tried += _take(found, view, index, matches)
+                        pass_.take(found, view, index)
             if self._headers:
                 for name, content in view.headers:
                     values = self._headers.get(name)
                     if values and content is not None and (found := values.get(content)):
-                        tried += _take(found, view, index, matches)
+                        pass_.take(found, view, index)
             for pointer, texts in self._pointers.items():
                 text = view.text(self._tokens[pointer])
                 if text is not None and (found := texts.get(text)):
-                    tried += _take(found, view, index, matches)
-        self.tried += tried
+                    pass_.take(found, view, index)
+        matches = pass_.matches()
+        self.tried += pass_.tried
         return [(indexed.owners, indexes) for indexed, indexes in matches.items()]
 
     def statistics(self) -> IndexStatistics:
@@ -186,15 +201,46 @@ class FilterIndex(Generic[Owner]):
         return IndexStatistics(len(self._filters), len(self._rest))
 
 
-def _take(found: Collection[_Indexed[Owner]], view: View, index: int, matches: dict[_Indexed[Owner], list[int]]) -> int:
-    """Try filters on a record; returns how many these were."""
-    for indexed in found:
-        if indexed.predicate is None or indexed.predicate(view):
-            indexes = matches.setdefault(indexed, [])
-            # Two anchors may have led to the same filter.
-            if not indexes or indexes[-1] != index:
-                indexes.append(index)
-    return len(found)
+class _Pass(Generic[Owner]):
+    """One pass over records, and what it finds."""
+
+    __slots__ = ("_crowds", "_matches", "tried")
+
+    def __init__(self) -> None:
+        self._matches: dict[_Indexed[Owner], list[int]] = {}
+        self._crowds: dict[int, _Crowd[Owner]] = {}
+        """By the identity of the filters with one anchor, which do not change meanwhile."""
+        self.tried = 0
+
+    def take(self, found: Collection[_Indexed[Owner]], view: View, index: int) -> None:
+        """Try filters on a record that passes their common anchor."""
+        tried = found
+        if len(found) >= CROWD:
+            crowd = self._crowds.get(id(found))
+            if crowd is None:
+                crowd = self._crowds[id(found)] = _Crowd(found)
+            # A header may be repeated.
+            if not crowd.indexes or crowd.indexes[-1] != index:
+                crowd.indexes.append(index)
+            tried = crowd.undecided
+        self.tried += len(tried)
+        for indexed in tried:
+            if indexed.predicate is None or indexed.predicate(view):
+                indexes = self._matches.setdefault(indexed, [])
+                # Two anchors may have led to the same filter.
+                if not indexes or indexes[-1] != index:
+                    indexes.append(index)
+
+    def matches(self) -> dict[_Indexed[Owner], list[int]]:
+        """Return the filters that want records, with the indexes of these, at the end of the pass."""
+        matches = self._matches
+        for crowd in self._crowds.values():
+            self.tried += len(crowd.satisfied)
+            for indexed in crowd.satisfied:
+                known = matches.get(indexed)
+                # Filters that want the same records share the list.
+                matches[indexed] = crowd.indexes if known is None else sorted({*known, *crowd.indexes})
+        return matches
 
 
 def _forget(mapping: dict[Key, dict[_Indexed[Owner], None]], key: Key, indexed: _Indexed[Owner]) -> None:

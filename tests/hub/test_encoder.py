@@ -16,7 +16,7 @@ from dispatcher.sansio import records
 from dispatcher.sansio.catch_up import CatchUp
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET, Wire
-from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection
+from dispatcher.sansio.entries import GAP, Cursor, EncodedEntry, Entry, Part, Selection, covered
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.history import History
 from dispatcher.sansio.position import parse_position
@@ -246,19 +246,30 @@ def test_the_gap_of_a_recreated_topic_goes_with_the_first_record_of_the_new_log(
 
 
 def test_filters_share_what_was_encoded_of_the_records_that_some_of_them_want() -> None:
-    """Each gets its own records of it, and the gap if that belongs to them."""
+    """Each gets its own records of it, after the gap; those that want the same ones get the same bytes."""
     desk = Desk()
-    entry = desk.entry("abc", gap=1)
-    encoded = desk.encoder.choose(FEED, entry.batch, entry.snapshot, [0, 2])
-    both, one = feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a", "c"]}})), feed_of(SSE_VALUE, TOPICS, A)
-
-    def selected(feed: Feed, *indexes: int) -> list[str]:
-        selection = Selection(entry, indexes)
-        part = desk.encoder.selected(feed, selection, encoded)
-        return [what for _, what in desk.events(feed, (selection, part))]
-
-    assert selected(both, GAP, 0, 2) == ["gap 0", "1", "3"]
-    assert selected(one, 0) == ["1"]
+    two = [feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": ["a", "c", more]}})) for more in ("x", "y")]
+    one, other = feed_of(SSE_VALUE, TOPICS, A), feed_of(WEBSOCKET, TOPICS, A)
+    for gap, before, first in ((1, ["gap 0"], 1), (0, [], 4)):
+        entry = desk.entry("abc", gap=gap)
+        shared = [0, 2]
+        found = {
+            feed: (selection, part)
+            for feed, selection, part in desk.encoder.selections(
+                entry, {two[0]: shared, two[1]: shared, one: [0], other: [0]}
+            )
+        }
+        assert [[what for _, what in desk.events(feed, found[feed])] for feed in (*two, one)] == [
+            [*before, str(first), str(first + 2)],
+            [*before, str(first), str(first + 2)],
+            [*before, str(first)],
+        ]
+        assert found[two[0]][1] is found[two[1]][1]
+        assert found[two[0]][0] is not found[two[1]][0], "each is dispatched by itself"
+        assert [selection.ranges for selection, _ in found.values()] == [
+            covered(entry.batch, selection.indexes) for selection, _ in found.values()
+        ]
+        assert len({id(part) for _, part in found.values()}) == 3
     nothing = desk.encoder.choose(FEED, entry.batch, entry.snapshot, [])
     assert nothing.part(one, [], b"").records == b""
 

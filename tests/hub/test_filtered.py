@@ -83,6 +83,23 @@ def ids(transport: RecordingTransport) -> list[str]:
     return [last_id for last_id, kind, _ in transport.events if kind == "message"]
 
 
+async def test_filters_that_want_the_same_records_share_their_bytes(nursery: trio.Nursery, bench: KeyedBench) -> None:
+    """They are joined once for each format, with a gap before them or without."""
+    hot = [wanting("hot", f"{n}") for n in range(20)]
+    others = [wanting("cold"), feed_of(WEBSOCKET, TOPICS, read_filter({"in": {"key": ["hot", "x"]}}))]
+    transports = [await connect(nursery, bench, feed) for feed in (*hot, *others)]
+    for gap in (0, 3):
+        bench.publish_keys("hot", "cold", "hot", gap=gap)
+        published = bench.hub._fan_out._published
+        assert len({id(part) for feed in hot for _, part in published[feed]}) == 1
+        assert len({id(part) for feed in (hot[0], *others) for _, part in published[feed]}) == 3
+        await settle()
+    assert [transport.values for transport in transports[:-1]] == [["0", "2", "3", "5"]] * len(hot) + [["1", "4"]]
+    assert [kind for _, kind, _ in transports[0].events if kind == "gap"] == ["gap"]
+    await bench.hub.wait_settled()
+    assert bench.ranges == {ONE: set(range(9))}
+
+
 async def test_each_is_sent_what_it_wants_and_the_rest_is_settled(nursery: trio.Nursery, bench: KeyedBench) -> None:
     """Two filters overlap in one batch; ids name every earlier record, wanted or not."""
     a, b = await connect(nursery, bench, wanting("a", "x")), await connect(nursery, bench, wanting("b", "x"))

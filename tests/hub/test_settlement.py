@@ -291,7 +291,8 @@ async def test_a_look_yields_after_little_work_however_many_filters_want_a_recor
     for record in records[number - 100 :]:
         books.history.append(Batch(ONE, [record]))
     for n in range(filters):
-        books.feeds.add(wanting("hot", f"other {n}"))
+        own = {"all": [{"exact": {"key": "hot"}}, {"not": {"exact": {"header.h": f"{n}"}}}]}
+        books.feeds.add(feed_of(SSE_VALUE, TOPICS, read_filter(own)))
     work = Work(books.feeds)
     trio.lowlevel.add_instrument(work)
     books.settlement.feeds_changed(TOPICS)

@@ -219,8 +219,8 @@ def _sends_batches_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader is sent what was not its own."""
     init = Selection.__init__
 
-    def select(self: Selection, entry: Entry, indexes: Any) -> None:
-        init(self, entry, indexes[:1])
+    def select(self: Selection, entry: Entry, indexes: Any, ranges: Any = None) -> None:
+        init(self, entry, indexes[:1], ranges)
 
     monkeypatch.setattr(Selection, "__init__", select)
 
