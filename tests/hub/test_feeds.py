@@ -13,8 +13,8 @@ from dispatcher.sansio.decoded import Decoded
 from dispatcher.sansio.encoding.compression import Compression
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
-from dispatcher.sansio.quotas import QuotaStatistics
 from dispatcher.sansio.grant_filters import granted
+from dispatcher.sansio.quotas import QuotaStatistics
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, Records, TopicPartition
 from tests.hub.test_hub import Bench, RecordingTransport, subscribed

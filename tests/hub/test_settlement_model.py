@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import NoSuchExample
 
-from dispatcher.hub.encoder import Encoder
 from dispatcher.hub import settlement
+from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.parking import Parking
 from dispatcher.hub.settlement import Settlement
