@@ -152,7 +152,7 @@ class AckedResumption(Resumption):
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """The ranges of followed partitions that count once they are sent; none while some of them are held."""
+        """The ranges that count once they are sent; none while some of them are held."""
         return super().take_replayed_ranges() if not self._held else []
 
     def ask(self) -> None:
@@ -244,6 +244,7 @@ class AckedResumption(Resumption):
         if self._feed.wanted is not None:
             indexes = wanted_indexes(self._feed, batch, batch.first_offset)
         if indexes:
+            self._count_selected(batch, indexes, read_to[batch.partition])
             read = self._parked_read(batch, indexes, read_to)
             parked, stand_for = (None, ()) if read is None else (read.parked, read.ranges)
             self._held.append(_Held(batch, seen, indexes, parked, stand_for))

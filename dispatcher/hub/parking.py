@@ -28,7 +28,8 @@ class ParkedRead(NamedTuple):
     """A part of a chunk that was replayed for a subscriber that counts, while records of its partition were parked."""
 
     partition: TopicPartition
-    parked: ParkedPartition
+    parked: ParkedPartition | None
+    """What was parked; None for a gap in the place of records that wait in memory."""
     ranges: Sequence[OffsetRange]
     """For each record that is sent, and for each gap, the offsets that it covers."""
 
@@ -122,7 +123,7 @@ class Parking:
         number = 0
         for tp, parked, ranges in reads:
             for start, end in ranges:
-                if self.ranges.is_current(tp, parked) and (taken := self._take(tp, start, end)):
+                if parked is not None and self.ranges.is_current(tp, parked) and (taken := self._take(tp, start, end)):
                     number += 1
                     for first, last in taken:
                         stands_for = Gap(tp, first, last - 1, "parked")

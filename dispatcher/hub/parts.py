@@ -105,14 +105,18 @@ class HubParts:
         self.settlement.dispatched(feed, entries, subscribers)
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
-        """Note that a subscriber that counts was sent these ranges of followed partitions from Kafka."""
+        """Note that a subscriber that counts was sent these ranges from Kafka."""
         for partition, first, end in ranges:
             if partition.topic not in self.acking.topics:
                 self._on_replayed(partition, first, end)
+                self.settlement.acked_between(partition, first, end)
 
-    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
-        """Note that a subscriber that counts was sent parked records from Kafka."""
+    def parked_replayed(self, reads: Sequence[ParkedRead]) -> None:
+        """Note that a subscriber that counts was sent parked records from Kafka, or gaps in place of waiting ones."""
         self.settlement.parked_replayed(reads)
+        for partition, _, ranges in (read for read in reads if read.parked is None):
+            for first, end in ranges:
+                self.settlement.acked_between(partition, first, end)
 
     def await_head(self, subscriber: Subscriber) -> None:
         """Let a subscriber look again when more has been read."""

@@ -1,7 +1,8 @@
 """Records replayed from Kafka for one subscriber, until its socket takes them, and which of those records count.
 
 Records sent from the history are counted by their entries. Replayed records have no entries: this module counts the
-offsets that they cover, in followed partitions and among parked records, and reports them once the records are sent.
+offsets that they cover, in followed partitions, among parked records, and where undispatched records precede what is
+handed out from memory, and reports them once the records are sent.
 
 *Thread*: Trio's.
 """
@@ -36,7 +37,7 @@ class Replayed:
         self._replay_output: list[bytes] = []
         """The output to be sent before the history is read."""
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
-        """The part of it that counts for followed partitions: partition, first offset, and the one after the last."""
+        """The part of it that counts by its offsets: partition, first offset, and the one after the last."""
         self._ranges_under_way: list[tuple[TopicPartition, int, int]] = []
         """The same of the current write, or of the last one."""
         self._parked_reads: list[ParkedRead] = []
@@ -48,7 +49,7 @@ class Replayed:
         return found
 
     def take_replayed_ranges(self) -> list[tuple[TopicPartition, int, int]]:
-        """Take the ranges of followed partitions that count once the output is sent: as they are by then."""
+        """Take the ranges that count once the output is sent: as they are by then."""
         self._ranges_under_way, self._replayed_ranges = self._replayed_ranges, []
         return self._ranges_under_way
 
@@ -77,20 +78,23 @@ class Replayed:
             gaps: Its gaps that are to be reported.
             batches: Its batches, each with the last seen offset of every partition as of that batch.
         """
-        counts_followed = self._feed.whole and self._feed.counts
-        if counts_followed and self._feed.wanted is not None:
+        if self._feed.wanted is not None:
             self._replayed_ranges += [
-                (gap.partition, gap.first, gap.last + 1) for gap in gaps if self._history.is_followed(gap.partition)
+                (gap.partition, gap.first, gap.last + 1) for gap in gaps if self._counts_offsets(gap.partition)
             ]
-        elif counts_followed:
+        else:
             self._replayed_ranges += [
                 (tp, lookup.ranges[tp].first, next_offset)
                 for tp, next_offset in chunk.next_offsets.items()
-                if self._history.is_followed(tp)
+                if self._counts_offsets(tp)
             ]
         parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
-        if parked and self._feed.counts:
-            self._parked_reads += gap_reads(parked, [gap for gap in gaps if self._feed.counts_for(gap.partition.topic)])
+        if self._feed.counts and gaps:
+            counted = [gap for gap in gaps if self._feed.counts_for(gap.partition.topic)]
+            self._parked_reads += gap_reads(parked, counted)
+            # Nobody can acknowledge these records any more: to have sent the gap is enough.
+            missing = [gap for gap in counted if self._history.waits_before(gap.partition)]
+            self._parked_reads += [ParkedRead(gap.partition, None, [(gap.first, gap.last + 1)]) for gap in missing]
         for batch, seen in batches:
             # After the records that precede it: a gap moves clients past its last offset.
             before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
@@ -110,8 +114,7 @@ class Replayed:
         if data:
             self._replay_output.append(data)
             self.record_count += len(indexes)
-            if self._feed.whole and self._feed.counts and self._feed.wanted is not None:
-                self._count_selected(batch, indexes, read_to[batch.partition])
+            self._count_selected(batch, indexes, read_to[batch.partition])
             if read := self._parked_read(batch, indexes, read_to):
                 self._parked_reads.append(read)
 
@@ -123,9 +126,14 @@ class Replayed:
         is_counted = parked and self._feed.counts_for(batch.partition.topic)
         return reads(parked, read_to, batch, indexes) if is_counted else None
 
+    def _counts_offsets(self, partition: TopicPartition) -> bool:
+        """Whether replayed records of a partition count by their offsets: nothing else reports them."""
+        history = self._history
+        return self._feed.counts and (history.is_followed(partition) or history.waits_before(partition))
+
     def _count_selected(self, batch: Batch, indexes: Sequence[int], covers_from: int) -> None:
-        """In a followed partition, count only the records sent: nobody was sent those that the filter left out."""
-        if self._history.is_followed(batch.partition):
+        """If there is a filter, count only the records sent: nobody was sent those that it left out."""
+        if self._feed.wanted is not None and self._counts_offsets(batch.partition):
             batch.covers_from = min(batch.covers_from, covers_from)
             self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
 

@@ -1,6 +1,6 @@
 """What a subscriber needs from the hub."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from dispatcher.hub.announcements import Announcements
@@ -65,9 +65,9 @@ class Source(Protocol):
         """Note that this many sockets, all of one feed, accepted every byte of these entries."""
 
     def replayed(self, ranges: Iterable[tuple[TopicPartition, int, int]]) -> None:
-        """Note that a socket accepted these replayed ranges of followed partitions: partition, first offset, end."""
+        """Note that a socket accepted these replayed ranges: partition, first offset, end."""
 
-    def parked_replayed(self, reads: Iterable[ParkedRead]) -> None:
+    def parked_replayed(self, reads: Sequence[ParkedRead]) -> None:
         """Note that a socket accepted replayed records that were parked."""
 
     def await_head(self, subscriber: "Subscriber") -> None:

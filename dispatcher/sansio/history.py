@@ -6,8 +6,8 @@ Rules of this module:
   same order, so the bytes encoded for them, ids included, can be reused.
 * An undispatched entry stays until it is dispatched or its partition leaves. An entry of a followed partition need not
   be dispatched here, so it can be evicted at any time.
-* Dispatched entries stay while the total is within ``history_bytes``. The one that was dispatched first is evicted
-  first, but never while an older entry of its partition is still waiting.
+* Dispatched entries stay while the total is within ``history_bytes``; `eviction` decides which go first. One that waits
+  for long does not keep the later ones of its partition in memory: it is detached from them.
 * A reader is never handed a hole: if its next records are no longer in memory it gets an error, and its cursor still
   says from which offset on it has to read Kafka.
 * An entry's id names the partitions that are assigned when the entry is handed out, not those assigned when it was
@@ -16,13 +16,13 @@ Rules of this module:
 """
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from dispatcher.errors import FellBehindError
 from dispatcher.sansio.entries import Cursor, Entry, Part
+from dispatcher.sansio.eviction import Eviction
 from dispatcher.sansio.head import Head, Moment
 from dispatcher.sansio.history_partitions import HistoryPartitions
 from dispatcher.sansio.layout import Layout
@@ -48,7 +48,7 @@ class History(HistoryPartitions):
     """The log between the poller and the subscribers.
 
     Args:
-        history_bytes: Bound of the total, as long as dispatched entries can be evicted.
+        history_bytes: Bound of the total. Only undispatched entries can exceed it; flow control bounds these.
         max_parked_ranges: Bound of the parked ranges per partition.
     """
 
@@ -61,7 +61,7 @@ class History(HistoryPartitions):
         """Sequence of the newest entry; the first entry has 1."""
         self._entries: dict[int, Entry] = {}
         self._sequences: list[int] = []
-        self._dispatched: deque[Entry] = deque()
+        self._eviction = Eviction()
         self._head = Head()
         self._renewed: Snapshot | None = None
         """The last snapshot that replaced that of an entry: the next entry shares most of it."""
@@ -102,7 +102,8 @@ class History(HistoryPartitions):
             partition = self._partitions[tp]
             self._version += 1
             self.waiting_bytes -= partition.waiting_bytes
-            self._dispatched += partition.wait_no_longer()
+            for entry in self._eviction.disowned(partition):
+                self._drop(entry)
             self._note_owner(partition)
         self._moment = None
         self.trim()
@@ -128,7 +129,7 @@ class History(HistoryPartitions):
         partition.wait_again(epoch, hand_over)
         self._note_owner(partition)
         self.waiting_bytes += partition.waiting_bytes
-        self._dispatched = deque(entry for entry in self._dispatched if not entry.waiting)
+        self._eviction.waits_again(partition)
         self._moment = None
         return True
 
@@ -155,7 +156,7 @@ class History(HistoryPartitions):
         if entry.waiting:
             self.waiting_bytes += entry.size_bytes
         else:
-            self._dispatched.append(entry)
+            self._eviction.appended(partition, entry)
         return entry
 
     def encode(self, entry: Entry, feed: object, encode: Callable[[Entry], Part]) -> Part:
@@ -163,7 +164,7 @@ class History(HistoryPartitions):
         data = entry.encoded.get(feed)
         if data is None:
             data = entry.encoded[feed] = encode(entry)
-            if not entry.removed and entry.sequence in self._entries:
+            if not entry.removed and (entry.waiting or entry.sequence in self._entries):
                 self._resize(entry, len(data))
         return data
 
@@ -179,10 +180,11 @@ class History(HistoryPartitions):
         """Allow an entry to be evicted: all of it is dispatched, settled or parked."""
         if entry.waiting and not entry.removed:
             partition = self._partitions[entry.batch.partition]
-            partition.release(entry)
+            self._eviction.released(partition, entry)
             self._note(partition)
             self.waiting_bytes -= entry.size_bytes
-            self._dispatched.append(entry)
+            if partition.is_detached(entry):
+                self._drop(entry)
             self.trim()
 
     def reached(self, partition: TopicPartition, offset: int) -> None:
@@ -254,39 +256,33 @@ class History(HistoryPartitions):
         named them would make their new owner skip those records. Entries are corrected when they are handed out.
         """
         self.parked.forget(partitions)
-        for partition in partitions:
-            if (removed := self._leave(partition)) is not None:
-                self._head.move(partition, None)
-                for entry in removed.entries:
-                    entry.removed = True
-                    del self._entries[entry.sequence]
-                    self.size_bytes -= entry.size_bytes
-                    entry.forget()
-                self.waiting_bytes -= removed.waiting_bytes
+        gone = [found for partition in partitions if (found := self._leave(partition)) is not None]
+        for removed in gone:
+            self._head.move(removed.partition, None)
+            for entry in (*removed.detached, *removed.entries):
+                entry.removed = True
+                self._entries.pop(entry.sequence, None)
+                self._drop(entry)
+            self.waiting_bytes -= removed.waiting_bytes
         self._moment = None
-        self._dispatched = deque(entry for entry in self._dispatched if not entry.removed)
+        self._eviction.forget(gone)
         self._compact()
 
     def trim(self) -> None:
-        """Evict dispatched entries, in the order of their dispatch, until the bound holds."""
+        """Evict entries until the bound holds, and detach those that wait if that is needed for it."""
         if self.size_bytes <= self.history_bytes:
             return
-        tries = len(self._dispatched)
-        while self.size_bytes > self.history_bytes and tries:
-            tries -= 1
-            entry = self._dispatched.popleft()
-            partition = self._partitions[entry.batch.partition]
-            if partition.entries[0] is not entry:
-                self._dispatched.append(entry)
-                continue
-            partition.entries.popleft()
-            partition.begins = entry.batch.next_offset
+        while self.size_bytes > self.history_bytes and (entry := self._eviction.next()) is not None:
             self._trimmed_to = max(self._trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
-            self.size_bytes -= entry.size_bytes
-            entry.forget()
-            tries = len(self._dispatched)  # later entries of its partition can be evicted now
+            if not entry.waiting:
+                self._drop(entry)
         self._compact()
+
+    def _drop(self, entry: Entry) -> None:
+        """Count the memory of an entry no longer, and free it."""
+        self.size_bytes -= entry.size_bytes
+        entry.forget()
 
     @property
     def is_counted(self) -> bool:

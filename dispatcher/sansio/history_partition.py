@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
-from itertools import islice
+from itertools import dropwhile, islice
 from operator import attrgetter
 from typing import cast
 
@@ -27,11 +27,14 @@ class HistoryPartition:
 
     __slots__ = (
         "begins",
+        "detached",
         "ends",
         "entries",
         "is_followed",
+        "kept",
         "origin",
         "partition",
+        "pinned",
         "since",
         "waiting",
         "waiting_bytes",
@@ -43,14 +46,21 @@ class HistoryPartition:
         self.since = since
         self.origin = offset
         self.begins = offset
-        """The first offset that is in memory."""
+        """The first offset from which on everything is in memory."""
         self.ends = offset
         """The offset after the last one in memory."""
         self.is_followed = is_followed
         """Whether it is read without being owned, for readers of the whole topic: its entries wait for nothing."""
         self.entries: deque[Entry] = deque()
+        """The entries from there on."""
+        self.kept: deque[Entry] = deque()
+        """Those of them that cannot be evicted: the first one that waits, and all after it."""
+        self.pinned = 0
+        """How many of these do not wait."""
+        self.detached: list[Entry] = []
+        """Entries before `begins` that still wait; see `eviction`."""
         self.waiting: dict[int, Entry] = {}
-        """Undispatched entries, by sequence."""
+        """Undispatched entries, by sequence, detached ones included."""
         self.waiting_bytes = 0
         self.waiting_records = 0
 
@@ -70,6 +80,7 @@ class HistoryPartition:
         self.entries.append(entry)
         entry.waiting = not self.is_followed
         if entry.waiting:
+            self.kept.append(entry)
             self._wait(entry)
 
     def _wait(self, entry: Entry) -> None:
@@ -77,15 +88,17 @@ class HistoryPartition:
         self.waiting_bytes += entry.size_bytes
         self.waiting_records += entry.record_count
 
-    def wait_no_longer(self) -> list[Entry]:
-        """Make the partition followed; returns the entries that were waiting."""
+    def wait_no_longer(self, evictable: "Evictable") -> list[Entry]:
+        """Make the partition followed; returns the entries that were detached."""
         self.is_followed = True
-        waited = list(self.waiting.values())
-        for entry in waited:
+        for entry in self.waiting.values():
             entry.waiting = False
         self.waiting.clear()
         self.waiting_bytes = self.waiting_records = 0
-        return waited
+        self._unpin(evictable)
+        self.pinned = 0
+        detached, self.detached = self.detached, []
+        return detached
 
     def wait_again(self, epoch: int, hand_over: HandOver) -> None:
         """Make the partition owned: from the committed offset on, what was sent to nobody waits in this epoch."""
@@ -105,17 +118,49 @@ class HistoryPartition:
                     entry.pending = hand_over.pending(batch)
                     self._wait(entry)
             covers_from = batch.next_offset
+        self.kept = deque(dropwhile(lambda entry: not entry.waiting, self.entries))
+        self.pinned = len(self.kept) - len(self.waiting)
 
-    def release(self, entry: Entry) -> None:
+    def is_detached(self, entry: Entry) -> bool:
+        """Whether a waiting entry is detached."""
+        return entry.batch.next_offset <= self.begins
+
+    def release(self, entry: Entry, evictable: "Evictable") -> None:
         """Note that an entry no longer waits."""
         entry.waiting = False
         del self.waiting[entry.sequence]
         self.waiting_bytes -= entry.size_bytes
         self.waiting_records -= entry.record_count
+        if self.is_detached(entry):
+            del self.detached[bisect_right(self.detached, entry.batch.next_offset - 1, key=_next_offset)]
+            return
+        self.pinned += 1
+        self._unpin(evictable)
+
+    def detach(self, evictable: "Evictable") -> None:
+        """Detach the first entry, which waits."""
+        self.detached.append(self.kept.popleft())
+        self.evict()
+        self._unpin(evictable)
+
+    def evict(self) -> None:
+        """Drop the first entry."""
+        self.begins = self.entries.popleft().batch.next_offset
+
+    def _unpin(self, evictable: "Evictable") -> None:
+        """Add the entries that can be evicted now."""
+        kept = self.kept
+        while kept and not kept[0].waiting:
+            evictable.append((self, kept.popleft()))
+            self.pinned -= 1
 
     def waiting_between(self, first: int, end: int) -> list[Entry]:
         """Return the undispatched entries with offsets from the first to the end (exclusive)."""
-        found = []
+        found: list[Entry] = []
+        for entry in islice(self.detached, bisect_right(self.detached, first, key=_next_offset), None):
+            if entry.batch.covers_from >= end:
+                return found
+            found.append(entry)
         at = self._place(first)
         while at < len(self.entries) and (entry := self.entries[at]).batch.covers_from < end:
             if entry.waiting:
@@ -142,3 +187,7 @@ class HistoryPartition:
         if moment.sequence <= self.since:
             return self.origin - 1
         return cast("int", moment.snapshot.offset(moment.snapshot.layout.indexes[self.partition]))
+
+
+Evictable = deque[tuple[HistoryPartition, Entry]]
+"""Entries that can be evicted, each with its partition, whose entries are in offset order."""

@@ -87,6 +87,11 @@ class HistoryPartitions:
         """Return a known partition's first offset in memory: everything before it has to be read from Kafka."""
         return self._partitions[partition].begins
 
+    def waits_before(self, partition: TopicPartition) -> bool:
+        """Whether records before a partition's first offset in memory are undispatched: `eviction` detached them."""
+        found = self._partitions.get(partition)
+        return found is not None and bool(found.detached)
+
     def end(self, partition: TopicPartition) -> int:
         """Return the offset after a known partition's last one in memory."""
         return self._partitions[partition].ends

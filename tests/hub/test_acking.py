@@ -1175,3 +1175,83 @@ async def test_a_letter_that_is_stored_after_its_partition_has_left_is_answered_
     letters.store[0]()
     assert answers == [True]
     assert [batch.epoch for batch in bench.dispatched] == [1], "it counts in the assignment in which it was read"
+
+
+SMALL = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
+RARE, OFTEN = (feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": key}}), acks=True) for key in "10")
+
+
+async def test_a_refused_record_without_its_letter_does_not_keep_later_ones_in_memory(make: Make) -> None:
+    """It waits, and memory stays within its bound. Stored at last, it is done."""
+    bench = make(**SMALL)
+    acker = Acker(bench, 1000)
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    await settle()
+    bench.batch(1)
+    await settle()
+    assert acker.subscriber.nacked(ONE, 0, "poison", lambda _: None)
+    for number in range(1, 300):
+        bench.batch(1)
+        if number % 10 == 9:
+            await settle()
+            await acker.ack(p0=number)
+    history = bench.hub.history
+    assert bench.done() == list(range(1, 300))
+    assert (history.waiting_records(ONE), history.size_bytes <= 20_000) == (1, True)
+    newcomer = Acker(bench, 1000)
+    await settle()
+    assert newcomer.offsets == list(range(300)), "from Kafka"
+    newcomer.leave()
+    letters.store[0]()
+    assert bench.done() == list(range(300))
+    assert (history.waiting_bytes, history.waits_before(ONE)) == (0, False)
+
+
+@pytest.mark.parametrize("tables", [ACKED["topic_tables"], {}], ids=["acked", "written"])
+async def test_a_client_that_is_slow_to_acknowledge_keeps_only_its_own_records_in_memory(
+    make: Make, tables: dict[str, Any]
+) -> None:
+    """Another, with other keys, goes on. What the slow one is sent from Kafka later counts as from memory."""
+    bench = make(**SMALL, topic_tables=tables)
+    often = Acker(bench, 1000, feed=OFTEN)
+    slow = Acker(bench, 1, feed=RARE)
+    await settle()
+    bench.batch(4)  # of the two that the slow one wants, only one fits into its window
+    for _ in range(100):
+        bench.batch(1)
+        await settle()
+        await often.ack(p0=bench.ends[ONE])
+    history = bench.hub.history
+    assert (history.waiting_records(ONE), history.waits_before(ONE), history.size_bytes <= 20_000) == (4, True, True)
+    for offset in (1, 3):
+        assert slow.offsets[-1] == offset
+        await slow.ack(p0=offset)
+    assert slow.offsets == [1, 3]
+    assert bench.done() == list(range(104))
+    assert bench.replays.asked
+    assert history.waiting_bytes == 0
+
+
+async def test_a_gap_in_the_place_of_what_was_not_acknowledged_counts(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention has deleted it: nobody can acknowledge it any more, and commits go on."""
+    bench = make(**SMALL)
+    often = Acker(bench, 1000, feed=OFTEN)
+    slow = Acker(bench, 1, feed=RARE)
+    await settle()
+    bench.batch(4)
+    for _ in range(100):
+        bench.batch(1)
+        await settle()
+        await often.ack(p0=bench.ends[ONE])
+
+    async def expired(ranges: Mapping[TopicPartition, Range], *_: object) -> Chunk:
+        part = ranges[ONE]
+        return Chunk((), {ONE: part.end}, [Gap(ONE, part.first, part.end - 1, "expired")])
+
+    monkeypatch.setattr(bench.replays, "read", expired)
+    await slow.ack(p0=1)
+    assert [message["type"] for message in slow.messages if message["type"] == "gap"] == ["gap"]
+    assert bench.done() == list(range(104))
+    assert bench.hub.history.waiting_bytes == 0

@@ -1,6 +1,6 @@
 """Subscribers with filters: each is sent what it wants and nothing else, and what nobody wants may be committed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,10 @@ from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
-from dispatcher.sansio.ranges import Gap, recreated
+from dispatcher.sansio.ranges import Chunk, Gap, Range, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
+from tests.sansio.test_eviction import steps
 
 TOPICS = frozenset({"assets"})
 
@@ -410,3 +411,100 @@ async def test_a_filter_that_is_first_after_a_recreation_is_sent_the_gap_once(
     assert bench.ranges == {ONE: set(range(5))}
     second = await connect(nursery, bench, wanting(key))
     assert [kind for _, kind, _ in second.events] == ["state"]
+
+
+SMALL = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
+
+
+async def test_a_stuck_subscriber_does_not_keep_in_memory_what_others_were_sent(nursery: trio.Nursery) -> None:
+    """Its record waits, and nothing more: memory stays within its bound, and so does the work of a publish."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    rare = await connect(nursery, bench, wanting("rare"), reads=False)
+    fast = await connect(nursery, bench, wanting("b"))
+    bench.publish_keys("rare")
+    await settle()
+
+    async def publish(number: int) -> int:
+        most = 0
+        for _ in range(number):
+            most = max(most, steps(lambda: bench.publish_keys("b")))
+            await settle()
+        return most
+
+    before = await publish(60)
+    assert await publish(600) <= before
+    assert len(fast.values) == 660
+    history = bench.hub.history
+    assert history.size_bytes <= 20_000
+    assert history.waiting_records(ONE) == 1
+    assert bench.ranges == {ONE: set(range(1, 661))}, "commits stop before what waits"
+    rare.gate.set()
+    await settle()
+    assert rare.values == ["0"]
+    assert bench.ranges == {ONE: set(range(661))}
+    assert (history.waiting_bytes, history.size_bytes <= 20_000) == (0, True)
+    assert bench.replays.asked == [], "it had it in its buffer"
+
+
+@pytest.mark.parametrize("returns", [False, True])
+async def test_whoever_needs_what_a_stuck_subscriber_left_is_sent_it_from_kafka(
+    nursery: trio.Nursery, *, returns: bool
+) -> None:
+    """A new subscriber begins there; one that returns with its id goes on there. Then it is committed."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting("rare"), reads=False)
+        bench.publish_keys("b")
+        bench.publish_keys("rare")
+        for _ in range(60):
+            bench.publish_keys("b")
+            await settle()
+        assert bench.hub.history.waits_before(ONE)
+        rare = await connect(nursery, bench, wanting("rare"), {ONE: 0} if returns else None)
+        assert rare.values == ["1"]
+        assert bench.replays.asked
+        assert bench.ranges == {ONE: set(range(62))}
+        assert not bench.hub.history.waits_before(ONE)
+        inner.cancel_scope.cancel()
+
+
+async def test_what_a_stuck_subscriber_wanted_alone_is_settled_when_it_leaves(nursery: trio.Nursery) -> None:
+    """As if the others had never gone on."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting("rare"), reads=False)
+        bench.publish_keys("rare")
+        for _ in range(60):
+            bench.publish_keys("b")
+            await settle()
+        inner.cancel_scope.cancel()
+    await trio.sleep(0.1)  # the pause between two looks
+    await settle()
+    assert bench.ranges == {ONE: set(range(61))}
+    assert bench.unmatched() == {"assets": 1}
+
+
+async def test_a_gap_in_the_place_of_what_waits_counts(nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retention has deleted it: who comes for it is sent the gap, and commits go on."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    await connect(nursery, bench, wanting("rare"), reads=False)
+    bench.publish_keys("rare")
+    for _ in range(60):
+        bench.publish_keys("b")
+        await settle()
+
+    async def expired(ranges: Mapping[TopicPartition, Range], *_: object) -> Chunk:
+        return Chunk((), {ONE: ranges[ONE].end}, [Gap(ONE, 0, ranges[ONE].end - 1, "expired")])
+
+    monkeypatch.setattr(bench.replays, "read", expired)
+    rare = await connect(nursery, bench, wanting("rare"))
+    assert "gap" in [kind for _, kind, _ in rare.events]
+    assert bench.ranges == {ONE: set(range(61))}
+    assert bench.hub.history.waiting_bytes == 0

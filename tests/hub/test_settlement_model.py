@@ -14,10 +14,12 @@ from hypothesis.errors import NoSuchExample
 from dispatcher.hub import settlement
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed_registry import FeedRegistry
+from dispatcher.hub.hub import Hub
 from dispatcher.hub.parking import Parking
 from dispatcher.hub.settlement import Settlement
 from dispatcher.sansio import entries
 from dispatcher.sansio.entries import Entry, Selection
+from dispatcher.sansio.history_partitions import HistoryPartitions
 from dispatcher.sansio.parking import ParkedRanges
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_filtered import KeyedBench, wanting
@@ -27,6 +29,9 @@ from tests.hub.test_parking import PARKS, SMALL
 KEYS = "abc"
 CHOICES = (("a",), ("b",), ("a", "b"), ())
 """Keys that a reader wants; none: all of them."""
+
+TINY = {"history_bytes": 1_000, "pause_above_bytes": 800, "resume_below_bytes": 400, "subscriber_buffer_bytes": 1}
+"""Not enough for one entry: whatever one reader has yet to take is detached as soon as another takes what follows."""
 
 END = 10**6
 
@@ -104,10 +109,10 @@ class Model:
             assert covered == set(range(len(self.keys))), "kept back"
 
 
-async def play(steps: list[Any], parks: bool) -> None:
+async def play(steps: list[Any], parks: bool, memory: dict[str, int]) -> None:
     """Take the steps, and check after each; in the end somebody wants everything."""
     async with trio.open_nursery() as nursery:
-        bench = KeyedBench(**PARKS, **SMALL) if parks else KeyedBench()
+        bench = KeyedBench(**PARKS, **SMALL) if parks else KeyedBench(**memory)
         nursery.start_soon(bench.hub.run)
         model = Model(bench, parks)
         for step in steps:
@@ -156,9 +161,9 @@ async def play(steps: list[Any], parks: bool) -> None:
         nursery.cancel_scope.cancel()
 
 
-def run(steps: list[Any], *, parks: bool = False) -> None:
+def run(steps: list[Any], *, parks: bool = False, memory: dict[str, int] | None = None) -> None:
     """In a loop of its own, in which time jumps."""
-    trio.run(play, steps, parks, clock=trio.testing.MockClock(autojump_threshold=0))
+    trio.run(play, steps, parks, memory or {}, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,6 +187,13 @@ def test_what_may_be_committed_was_taken_or_is_wanted_by_nobody_present(steps: l
 def test_where_a_topic_parks_what_may_be_committed_was_taken(steps: list[Any]) -> None:
     """The rest is parked, not in memory while somebody is present, and sent to later subscribers."""
     run(steps, parks=True)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+@given(STEPS)
+def test_with_little_memory_the_same_is_sent_and_committed(steps: list[Any]) -> None:
+    """What waits does not keep what follows it in memory; its readers are sent it from Kafka."""
+    run(steps, memory=TINY)
 
 
 def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,31 +263,43 @@ def _counts_what_precedes_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Encoder, "rest", lambda self, feed, entry, at: (entry, rest(self, feed, entry, at)[1]))
 
 
+def _counts_nothing_from_kafka(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a reader is sent from Kafka goes on waiting in memory."""
+    monkeypatch.setattr(Hub, "replayed", lambda self, ranges: None)  # noqa: ARG005
+
+
+def _keeps_place_of_what_is_detached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader of the memory passes over what is detached."""
+    monkeypatch.setattr(HistoryPartitions, "behind", lambda self, cursor, unfinished: [])  # noqa: ARG005
+
+
 @pytest.mark.parametrize(
-    ("fault", "parks"),
+    ("fault", "how"),
     [
-        (_ignores_feeds, False),
-        (_looks_once, False),
-        (_takes_whole_batches, False),
-        (_forgets_those_who_want_everything, False),
-        (_settles_nothing, False),
-        (_sends_batches_whole, False),
-        (_parks_nothing, True),
-        (_forgets_what_was_parked, True),
-        (_begins_after_what_is_parked, True),
-        (_commits_what_is_parked, True),
-        (_counts_what_precedes_the_rest, True),
+        (_ignores_feeds, {}),
+        (_looks_once, {}),
+        (_takes_whole_batches, {}),
+        (_forgets_those_who_want_everything, {}),
+        (_settles_nothing, {}),
+        (_sends_batches_whole, {}),
+        (_parks_nothing, {"parks": True}),
+        (_forgets_what_was_parked, {"parks": True}),
+        (_begins_after_what_is_parked, {"parks": True}),
+        (_commits_what_is_parked, {"parks": True}),
+        (_counts_nothing_from_kafka, {"memory": TINY}),
+        (_keeps_place_of_what_is_detached, {"memory": TINY}),
+        (_counts_what_precedes_the_rest, {"parks": True}),
     ],
 )
 def test_the_model_finds_planted_faults(
-    fault: Callable[[pytest.MonkeyPatch], None], parks: bool, monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[pytest.MonkeyPatch], None], how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is found within some thousand plays: one play in seventy shows the rarest."""
     fault(monkeypatch)
 
     def fails(steps: list[Any]) -> bool:
         try:
-            run(steps, parks=parks)
+            run(steps, **how)
         except BaseExceptionGroup as group:
             return group.split(AssertionError)[0] is not None
         return False

@@ -233,26 +233,93 @@ def test_dispatched_entries_go_when_room_is_needed() -> None:
     assert history.next(Cursor(frozenset({"other"}))) is None
 
 
-def test_an_entry_does_not_go_before_an_older_one_of_its_partition() -> None:
-    """A later batch that was dispatched first stays after the waiting one."""
+def test_what_waits_gives_way_if_nothing_else_can_go() -> None:
+    """It stays in memory and waits; readers are sent it from Kafka, with the dispatched ones that follow it."""
     history = Log(2 * ONE_BYTES + 3 * OFFSET_BYTES)  # room for what entries handed out later do not share
     first, second = append(history, A, A)
     history.dispatched(second)
-    append(history, B)
-    assert read(history, cursor(history, ASSETS, a=0, b=0)) == [1, 2, 3]
-    history.dispatched(first)
-    assert read(history, cursor(history, ASSETS, a=1, b=0)) == [2, 3]
+    assert read(history, cursor(history, ASSETS)) == [1, 2]
+    reader = cursor(history, ASSETS)
+    assert not history.waits_before(A)
+    (other,) = append(history, B)
+    reader.next_offsets[B] = 2
+    with pytest.raises(FellBehindError, match="assets:0"):
+        history.next(reader)
+    assert read(history, cursor(history, ASSETS, a=2, b=0)) == [other.sequence]
+    assert (history.start(A), history.begin(A), history.waits_before(A)) == (0, 2, True)
+    assert (first.batch.records[0].offset, len(second.batch.records)) == (0, 0)
+    assert history.waiting_between(A, 0, 9) == list(history.waiting_of(A)) == [first]
+    assert history.size_bytes == first.size_bytes + other.size_bytes
+    assert history.waiting() == {A: first.size_bytes, B: other.size_bytes}
+    assert history.dispatched(first)
+    assert (history.size_bytes, history.waits_before(A), history.start(A)) == (other.size_bytes, False, 2)
+    assert not first.batch.records
 
 
 def test_entries_after_an_evicted_one_can_be_evicted() -> None:
     """They were dispatched earlier, and had to wait for it."""
-    history = Log(ONE_BYTES)
+    history = Log(3 * ONE_BYTES)
     first, second, third = append(history, A, A, A)
     history.dispatched(third)
     history.dispatched(second)
-    assert history.size_bytes == 3 * ONE_BYTES
     history.dispatched(first)
-    assert history.size_bytes == ONE_BYTES
+    assert history.size_bytes == 3 * ONE_BYTES
+    history.history_bytes = ONE_BYTES
+    history.trim()
+    assert history.size_bytes == third.size_bytes
+
+
+def test_only_as_many_give_way_as_is_needed() -> None:
+    """What waits after the last dispatched entry stays for its readers, however little room there is."""
+    history = Log(4 * ONE_BYTES)
+    entries = append(history, A, A, A, A)
+    history.dispatched(entries[1])
+    history.history_bytes = 0
+    history.trim()
+    assert [entry.waiting for entry in entries] == [True, False, True, True]
+    assert (history.begin(A), history.size_bytes) == (2, 3 * ONE_BYTES)
+    assert read(history, cursor(history, ASSETS, a=2)) == [3, 4]
+
+
+def test_what_was_detached_is_found_by_its_offset() -> None:
+    """With what waits in memory, in order."""
+    history = Log(10**6)
+    entries = append(history, *[A] * 7)
+    for entry in (entries[1], entries[4]):
+        history.dispatched(entry)
+    history.history_bytes = 0
+    history.trim()
+    assert history.begin(A) == 5
+    assert history.waiting_between(A, 0, 7) == [entries[n] for n in (0, 2, 3, 5, 6)]
+    assert history.waiting_between(A, 1, 3) == [entries[2]]
+    assert history.waiting_between(A, 3, 6) == [entries[3], entries[5]]
+    history.dispatched(entries[2])
+    assert history.waiting_between(A, 0, 5) == [entries[0], entries[3]]
+
+
+def test_what_was_detached_leaves_with_its_partition() -> None:
+    """And an owner that has become a follower needs it no longer."""
+    for leave in (History.remove, History.disown):
+        history = Log(ONE_BYTES)
+        first, second, third = append(history, A, A, B)
+        history.dispatched(second)
+        leave(history, [A])
+        assert first.removed is (leave is History.remove)
+        assert not first.batch.records
+        assert (history.size_bytes, history.waiting_bytes) == (third.size_bytes, third.size_bytes)
+        assert history.is_counted
+
+
+def test_a_detached_entry_that_grows_is_counted() -> None:
+    """It may be encoded for a subscriber that was offered it before."""
+    history = Log(ONE_BYTES)
+    first, second = append(history, A, A)
+    history.dispatched(second)
+    history.encode(first, "feed", lambda _: part(bytes(100)))
+    assert history.waits_before(A)
+    assert (history.size_bytes, history.waiting_bytes) == (ONE_BYTES + 100, ONE_BYTES + 100)
+    history.dispatched(first)
+    assert (history.size_bytes, history.waiting_bytes) == (0, 0)
 
 
 def test_an_entry_counts_the_offsets_that_it_alone_keeps() -> None:
@@ -366,7 +433,7 @@ def test_what_is_handed_out_is_a_run_without_hole_or_repeat(
                 return
             if found is not None:
                 seen[found.batch.partition].append(found.sequence)
-        can_go = [e for e in history._dispatched if history._partitions[e.batch.partition].entries[0] is e]
+        can_go = history._eviction._evictable or any(found.pinned for found in history._partitions.values())
         assert history.size_bytes <= entries * ONE_BYTES or not can_go
         assert history.statistics().waiting_bytes == sum(entry.size_bytes for entry in waiting)
         assert history.is_counted

@@ -177,6 +177,7 @@ class Tables(RuleBasedStateMachine):
             for entry in self.entries
             if entry.batch.partition in here
             and entry.batch.records  # otherwise it was evicted or removed
+            and entry.batch.next_offset > self.history.begin(entry.batch.partition)  # otherwise it was detached
             and entry.batch.next_offset > cursor.next_offsets[entry.batch.partition]
         ]
         return min(wanted, default=self.history.head)
@@ -186,6 +187,11 @@ class Tables(RuleBasedStateMachine):
         """For readers of one topic or both, whole or not."""
         history, ends = self.history, self.ends
         assert history.is_counted
+        here_or_waiting = [entry for entry in self.entries if entry.batch.records and not entry.removed]
+        assert history.size_bytes == sum(entry.size_bytes for entry in here_or_waiting)
+        assert history.waiting_bytes == sum(entry.size_bytes for entry in self.waiting())
+        for partition in self.ends:
+            assert history.waiting_between(partition, 0, 10**6) == list(history.waiting_of(partition))
         assert history.followed == self.followed
         waiting = sorted({entry.batch.partition for entry in self.waiting()})
         assert sorted(history.waiting_in(PARTITIONS)) == waiting
