@@ -210,8 +210,9 @@ class AckedResumption(Resumption):
         """
         feed, batch, first_offset = self._feed, entry.batch, self.cursor.first_offset
         offsets = batch.records.offsets
+        has_own_ids = entry.sequence <= self.cursor.named_to
         if feed.wanted is None:
-            if first_offset <= batch.first_offset and entry.record_count <= records:
+            if not has_own_ids and first_offset <= batch.first_offset and entry.record_count <= records:
                 part = self._encoder.entry(feed, entry)
                 if len(part) <= size_bytes or (is_first and not self._acks.outstanding_records and len(offsets) <= 1):
                     return (entry, part), True
@@ -230,7 +231,9 @@ class AckedResumption(Resumption):
         is_whole = count == len(indexes)
         if not is_whole:
             self.cursor.return_to(entry, offsets[indexes[count - 1]] + 1)
-        return self._encoder.some(feed, entry, indexes[:count], first_offset, is_last=is_whole), is_whole
+        place = self._catch_up.position(here=True) if has_own_ids else None
+        some = self._encoder.some(feed, entry, indexes[:count], first_offset, is_last=is_whole, position=place)
+        return some, is_whole
 
     def _put_gaps(self, gaps: Iterable[Gap]) -> None:
         self._held += gaps

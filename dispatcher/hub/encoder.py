@@ -76,18 +76,24 @@ class Encoder:
             made[key] = selection, part
             yield feed, selection, part
 
-    def wanted(self, feed: Feed, entry: Entry, first_offset: int) -> EncodedEntry | None:
-        """The records from an offset on that a filtered feed wants, encoded for one subscriber, or None."""
-        batch, gap = entry.batch, entry.batch.gap_from(first_offset)
-        indexes = wanted_indexes(feed, batch, first_offset)
-        if not indexes and gap is None:
+    def wanted(
+        self, feed: Feed, entry: Entry, first_offset: int, position: Mapping[TopicPartition, int] | None = None
+    ) -> EncodedEntry | None:
+        """The records from an offset on that a feed wants, encoded for one subscriber, or None; see `some`."""
+        indexes = wanted_indexes(feed, entry.batch, first_offset)
+        if not indexes and entry.batch.gap_from(first_offset) is None:
             return None
-        self._parts += 1
-        part = self.choose(feed, batch, entry.snapshot, indexes).part(feed, indexes, _gap(feed, gap))
-        return Selection(entry, indexes if gap is None else [GAP, *indexes]), part
+        return self.some(feed, entry, indexes, first_offset, is_last=True, position=position)
 
     def some(
-        self, feed: Feed, entry: Entry, indexes: Sequence[int], first_offset: int, *, is_last: bool
+        self,
+        feed: Feed,
+        entry: Entry,
+        indexes: Sequence[int],
+        first_offset: int,
+        *,
+        is_last: bool,
+        position: Mapping[TopicPartition, int] | None = None,
     ) -> EncodedEntry:
         """Some records of an entry, encoded for one subscriber.
 
@@ -98,11 +104,12 @@ class Encoder:
                 `first_offset`.
             first_offset: The first offset that the subscriber needs.
             is_last: Whether it is sent no later records of the entry: then their position is the entry's.
+            position: The subscriber's own position after these records, if their ids are to be made from it.
         """
         self._parts += 1
         batch, gap = entry.batch, entry.batch.gap_from(first_offset)
-        snapshot = entry.snapshot
-        if not is_last:
+        snapshot = entry.snapshot if position is None else self.snapshot(position)
+        if not is_last and position is None:
             own = snapshot.layout.indexes[batch.partition]
             snapshot = snapshot.ending(own, batch.records.offsets[indexes[-1]])
         selection = Selection(entry, indexes if gap is None else [GAP, *indexes])
@@ -245,13 +252,14 @@ def _gap(feed: Feed, gap: Gap | None) -> bytes:
     return b"" if gap is None else feed.wire.encode_gap(*gap.partition, gap.first, gap.last, gap.reason)
 
 
-def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None = None) -> list[int]:
-    """The indexes of the records from an offset on that a feed with filters wants; no more than `most` of them."""
+def wanted_indexes(feed: Feed, batch: Batch, first_offset: int, most: int | None = None) -> Sequence[int]:
+    """The indexes of the records from an offset on that a feed wants; no more than `most` of them."""
     predicate, records = feed.predicate, batch.records
-    assert predicate is not None  # noqa: S101 - only called for feeds with filters
+    left = range(bisect_left(records.offsets, first_offset), len(records))
+    if predicate is None:
+        return left[:most]
     view = View(batch.partition, feed.reads(batch.partition.topic, records))
-    found = (n for n in range(bisect_left(records.offsets, first_offset), len(records)) if predicate(view.at(n)))
-    return list(islice(found, most))
+    return list(islice((n for n in left if predicate(view.at(n))), most))
 
 
 class Selected:

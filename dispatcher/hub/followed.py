@@ -99,15 +99,14 @@ class FollowedPartitions:
         Returns:
             The offset after the last one in the history: the group's consumer need not deliver earlier records.
         """
-        self._fan_out.withdraw()
         readers = []
         for subscriber in tuple(self._registry.everybody.values()):
             if partition.topic in subscriber.feed.topics:
                 if subscriber.feed.whole:
                     readers.append(subscriber)
                 else:
-                    # The others are given the partition, with entries that precede what they were sent live.
-                    subscriber.leave_live()
+                    self._keep_place(subscriber)
+        self._fan_out.withdraw()
         self.partitions.discard(partition)
         if self._history.own(partition, epoch, hand_over):
             self._lay_out()
@@ -148,6 +147,27 @@ class FollowedPartitions:
                 self._go_back(tuple(self._registry.everybody.values()), partition, start)
             del self._unsettled[partition]
 
+    def _keep_place(self, subscriber: Subscriber) -> None:
+        """Prepare a reader of only the replica's partitions for one with entries that precede what it was sent live.
+
+        It was sent nothing of that partition, so its place must be known before the partition is owned. Nothing must
+        have been withdrawn yet.
+        """
+        subscriber.skip_sent()
+        subscriber.leave_live()
+        self._keep_ids(subscriber)
+        self._history.locate(subscriber.cursor)
+
+    def _keep_ids(self, subscriber: Subscriber) -> None:
+        """Have a reader sent no ids that name less than earlier ones, if it returns to earlier entries."""
+        cursor, named_to = subscriber.cursor, subscriber.cursor.sequence
+        if subscriber.resumption.pending:
+            # It has no place in the history; replayed records may have named anything up to the head. Thousands may
+            # wait after a deploy, and entries are encoded once for each that needs ids of its own: not for new ones.
+            is_new = not (subscriber.record_count or subscriber.resumption.record_count or subscriber.in_flight)
+            named_to = 0 if is_new else self._history.head
+        cursor.named_to = max(cursor.named_to, named_to)
+
     def _go_back(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
         """Return readers to an offset from which nobody was sent anything, or to the first one there that they want."""
         wanted: Mapping[Feed, Sequence[int]] | None = None
@@ -165,13 +185,14 @@ class FollowedPartitions:
                     continue
                 place = unsent[0]
             subscriber.leave_live()
+            self._keep_ids(subscriber)
             subscriber.resumption.handed_over(partition, place)
 
-    @staticmethod
-    def _go_back_from_beyond(readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
+    def _go_back_from_beyond(self, readers: Collection[Subscriber], partition: TopicPartition, offset: int) -> None:
         """Return readers to an offset if their id named a later one, which was not read here yet."""
         for subscriber in readers:
             if subscriber.feed.counts and subscriber.state is not SubscriberState.LIVE:
+                self._keep_ids(subscriber)
                 subscriber.resumption.handed_over(partition, offset)
 
     def _wanted_by(self, partition: TopicPartition, offset: int) -> Mapping[Feed, Sequence[int]]:

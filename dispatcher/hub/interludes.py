@@ -95,8 +95,13 @@ class Interludes:
 
     def _skip_unwanted(self) -> None:
         """Note that its filter wants nothing up to the head, so that it need not look there when it catches up."""
+        if self.feed.wanted is not None:
+            self.skip_sent()
+
+    def skip_sent(self) -> None:
+        """Move to the head if it is live and was sent everything: a heartbeat may name offsets that hold no records."""
         is_whole = self.state is SubscriberState.LIVE and not self._buffer.size_bytes
-        if is_whole and self.feed.wanted is not None and not self._source.is_behind(self.feed):
+        if is_whole and not self._source.is_behind(self.feed):
             self.resumption.skip_to_head()
 
     def _position(self) -> str:

@@ -221,8 +221,9 @@ class Resumption(Replayed):
                 if feed.decodes and self._has_to_wait(entry):
                     break
                 item: EncodedEntry | None
-                if feed.wanted is not None:
-                    item = self._encoder.wanted(feed, entry, cursor.first_offset)
+                place = self._catch_up.position(here=True) if entry.sequence <= cursor.named_to else None
+                if feed.wanted is not None or place is not None:
+                    item = self._encoder.wanted(feed, entry, cursor.first_offset, place)
                     looked_at += entry.record_count
                 elif cursor.first_offset > entry.batch.first_offset:
                     item = self._encoder.rest(feed, entry, cursor.first_offset)

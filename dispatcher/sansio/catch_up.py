@@ -289,6 +289,7 @@ class CatchUp:
             return None
         batches = chunk.with_positions(self.position(here=True))
         self.cursor.next_offsets.update(chunk.next_offsets)
+        self.cursor.named_to = max(self.cursor.named_to, self._history.trimmed_to)
         self._continue()
         return list(chunk.gaps), batches
 

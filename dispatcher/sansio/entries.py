@@ -237,13 +237,15 @@ class Cursor:
         whole: Whether it also reads partitions that the replica follows.
     """
 
-    __slots__ = ("first_offset", "next_offsets", "seen", "sequence", "topics", "whole")
+    __slots__ = ("first_offset", "named_to", "next_offsets", "seen", "sequence", "topics", "whole")
 
     def __init__(self, topics: frozenset[str], *, whole: bool = False) -> None:
         self.topics = topics
         self.whole = whole
         self.sequence = 0
         """Every entry up to this one was handed to the reader, or is not for it."""
+        self.named_to = 0
+        """Ids of entries up to this sequence may name less than the reader was sent: it needs ids of its own there."""
         self.next_offsets: dict[TopicPartition, int] = {}
         """The next offset of every partition; for a live reader, only of partitions that are not in the history."""
         self.seen: Moment | None = None

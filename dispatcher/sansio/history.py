@@ -67,7 +67,7 @@ class History(HistoryPartitions):
         """The last snapshot that replaced that of an entry: the next entry shares most of it."""
         self._moment: Moment | None = None
         """The current head, kept for readers that become live before it moves."""
-        self._trimmed_to = 0
+        self.trimmed_to = 0
         """The newest trimmed sequence: a reader past it has missed nothing."""
 
     @property
@@ -231,7 +231,7 @@ class History(HistoryPartitions):
         Raises:
             FellBehindError: an entry that the cursor has not seen was trimmed; the cursor stays.
         """
-        if cursor.sequence < self._trimmed_to and (behind := self.behind(cursor, self.unfinished(cursor))):
+        if cursor.sequence < self.trimmed_to and (behind := self.behind(cursor, self.unfinished(cursor))):
             raise FellBehindError(f"records of {behind[0]} that come next are no longer in memory")
         entries, version, topics, next_offsets = self._entries, self._version, cursor.topics, cursor.next_offsets
         sequence = cursor.sequence
@@ -273,7 +273,7 @@ class History(HistoryPartitions):
         if self.size_bytes <= self.history_bytes:
             return
         while self.size_bytes > self.history_bytes and (entry := self._eviction.next()) is not None:
-            self._trimmed_to = max(self._trimmed_to, entry.sequence)
+            self.trimmed_to = max(self.trimmed_to, entry.sequence)
             del self._entries[entry.sequence]
             if not entry.waiting:
                 self._drop(entry)

@@ -22,12 +22,15 @@ from dispatcher.sansio.encoding.wire import WEBSOCKET
 from dispatcher.sansio.entries import Round
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Chunk, Gap, Range, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordedLog, RecordingTransport, settle
 
 TOPICS = frozenset({"assets"})
 ACKS = feed_of(WEBSOCKET, TOPICS, acks=True)
+RARE, OFTEN = (feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": key}}), acks=True) for key in "10")
+SMALL = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
 ACKED = {"topics": ["assets"], "topic_tables": {"assets": {"commit_on": "acked"}}}
 
 
@@ -488,6 +491,32 @@ async def test_what_is_acknowledged_of_a_batch_that_was_handed_over_in_the_middl
     assert bench.done(TWO) == [2, 3, 4, 5]
     assert (half.offsets, whole.offsets) == ([4, 5], [])
     assert bench.hub.history.waiting_records(TWO) == 0
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+async def test_a_partition_that_becomes_owned_moves_no_id_of_a_reader_back(make: Make, *, filtered: bool) -> None:
+    """Not even if only a part of an entry fits into its window; it begins where the group does."""
+    bench = following(make)
+    bench.batch(6, TWO, epoch=0)
+    acker = Acker(bench, 2, feed=RARE if filtered else ACKS)
+    await settle()
+    for _ in range(5):
+        bench.batch(2)
+        await settle()
+        await acker.ack(p0=bench.ends[ONE] - 1)
+    bench.hub.assigned([TWO])
+    bench.hub.followed.own(TWO, 5, HandOver(1, []))
+    await settle()
+    for offset in range(1, 6):
+        await acker.ack(p1=offset)
+    ones, twos = ([1, 3, 5, 7, 9], [1, 3, 5]) if filtered else (list(range(10)), [1, 2, 3, 4, 5])
+    assert acker.offsets == [*ones, *twos]
+    ids = [
+        parse_position(message["id"]) for message in acker.messages if TWO in parse_position(message.get("id", "a:0=0"))
+    ]
+    assert [(position[ONE], position[TWO]) for position in ids][-1] == (9, 5)
+    assert {position[ONE] for position in ids} == {9}
+    assert len(ids) > 1
 
 
 async def test_silence_ends_the_stream(
@@ -1175,10 +1204,6 @@ async def test_a_letter_that_is_stored_after_its_partition_has_left_is_answered_
     letters.store[0]()
     assert answers == [True]
     assert [batch.epoch for batch in bench.dispatched] == [1], "it counts in the assignment in which it was read"
-
-
-SMALL = {"history_bytes": 20_000, "pause_above_bytes": 10_000, "resume_below_bytes": 5_000}
-RARE, OFTEN = (feed_of(WEBSOCKET, TOPICS, read_filter({"exact": {"key": key}}), acks=True) for key in "10")
 
 
 async def test_a_refused_record_without_its_letter_does_not_keep_later_ones_in_memory(make: Make) -> None:

@@ -12,6 +12,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.sansio.encoding.wire import SSE_VALUE, WEBSOCKET
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Chunk, Gap, Range, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
 from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
@@ -445,6 +446,25 @@ async def test_a_stuck_subscriber_does_not_keep_in_memory_what_others_were_sent(
     assert bench.ranges == {ONE: set(range(661))}
     assert (history.waiting_bytes, history.size_bytes <= 20_000) == (0, True)
     assert bench.replays.asked == [], "it had it in its buffer"
+
+
+async def test_older_records_of_another_partition_move_no_id_back_after_a_replay(nursery: trio.Nursery) -> None:
+    """They wait in memory, and were published before all that was replayed: a cut there repeats none of it."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("rare"), reads=False)
+    await connect(nursery, bench, wanting("b"))
+    bench.publish_keys("b", partition=TWO)
+    bench.publish_keys("rare", "rare")
+    for _ in range(60):
+        bench.publish_keys("b", partition=TWO)
+        await settle()
+    assert bench.hub.history.begin(TWO) > 10
+    late = await connect(nursery, bench, wanting(), {ONE: -1, TWO: 0})
+    assert bench.replays.asked
+    assert len(late.values) == 62
+    named = [parse_position(event_id).get(TWO, -1) for event_id in ids(late)]
+    assert named == sorted(named)
 
 
 @pytest.mark.parametrize("returns", [False, True])

@@ -1,15 +1,19 @@
 """Partitions that change sides: what readers of the whole topic, and of the replica's own partitions, are sent then."""
 
+import re
+
 import pytest
 import trio
 
 from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.ownership import HandOver
+from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from tests.hub.test_filtered import KeyedBench
-from tests.hub.test_hub import FEED, ONE, TWO, RecordingTransport
+from tests.hub.test_hub import FEED, ONE, TWO, RecordingTransport, beat, unchunked
 from tests.hub.test_hub import settle as settled
 from tests.hub.test_subscriber import Stream, opened
 
@@ -133,7 +137,7 @@ async def test_a_write_of_a_recreated_topic_says_nothing_about_its_new_log(bench
 
 
 async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: FollowingBench) -> None:
-    """For its other readers it arrives with everything in memory; other topics are unaffected."""
+    """For its other readers it begins where nobody has been sent anything; other topics are unaffected."""
     whole, own, other = bench.stream(), bench.stream(FEED), bench.stream(ELSEWHERE)
     await settled()
     bench.publish_keys("a", "b", partition=TWO)
@@ -141,8 +145,149 @@ async def test_a_partition_that_becomes_owned_goes_on_without_a_repeat(bench: Fo
     assert bench.own(0, (0, 2)) == 2
     bench.publish_keys("c", partition=TWO)
     await settled()
-    assert [one.transport.values for one in (whole, own, other)] == [["0", "1", "2"], ["0", "1", "2"], []]
+    assert [one.transport.values for one in (whole, own, other)] == [["0", "1", "2"], ["2"], []]
     assert bench.ranges[TWO] >= {2}
+
+
+PARTS = [feed_of(SSE_VALUE, TOPICS), feed_of(SSE_VALUE, TOPICS, read_filter({"in": {"key": list("abcdz")}}))]
+
+
+def positions(stream: Stream) -> list[dict[TopicPartition, int]]:
+    """What the ids name, in order, those of heartbeats included."""
+    body = unchunked(b"".join(stream.transport.writes)).decode()
+    return [parse_position(event_id) for event_id in re.findall(r"^id: (.+)$", body, re.MULTILINE)]
+
+
+def assert_never_back(stream: Stream) -> None:
+    """No id names less of a partition than one before."""
+    named: dict[TopicPartition, int] = {}
+    for position in positions(stream):
+        assert all(position.get(tp, -1) >= offset for tp, offset in named.items()), (named, position)
+        named |= position
+
+
+@pytest.mark.parametrize("feed", PARTS)
+@pytest.mark.parametrize("is_behind", [False, True])
+async def test_other_readers_are_not_sent_what_was_committed_elsewhere(
+    bench: FollowingBench, feed: Feed, *, is_behind: bool
+) -> None:
+    """However old the last moment of a live one: it was never sent anything of that partition."""
+    observer, own = bench.stream(OBSERVING), bench.stream(feed)
+    await settled()
+    for key in "abcdabcdab":
+        bench.publish_keys(key, partition=TWO)
+    if not is_behind:
+        await settled()
+    bench.own(8)
+    newcomer = bench.stream(feed)
+    await settled()
+    bench.publish_keys("a", partition=TWO)
+    await settled()
+    assert [one.transport.values for one in (own, newcomer)] == [["8", "9", "10"]] * 2
+    assert observer.transport.values == [str(n) for n in range(11)]
+    assert b"repeats" not in b"".join(own.transport.writes)
+    assert_never_back(own)
+
+
+async def test_other_readers_need_no_record_from_kafka_if_the_group_has_committed_all(nursery: trio.Nursery) -> None:
+    """Memory holds only the last of what others have long committed."""
+    bench = FollowingBench(nursery, history_bytes=10_000, pause_above_bytes=5_000, resume_below_bytes=2_500)
+    bench.stream(OBSERVING)
+    own = bench.stream(FEED)
+    await settled()
+    for _ in range(100):
+        bench.publish_keys("k", partition=TWO)
+    await settled()
+    assert bench.hub.history.begin(TWO) > 50
+    bench.own(100)
+    await settled()
+    assert (own.transport.values, bench.replays.asked) == ([], [])
+
+
+@pytest.mark.parametrize("feed", PARTS)
+async def test_what_other_readers_never_had_is_no_repeat(bench: FollowingBench, feed: Feed) -> None:
+    """Their last moment is newer than the records that nobody has dispatched."""
+    bench.stream()
+    own = bench.stream(feed)
+    await settled()
+    bench.publish_keys(*"abcda", partition=TWO)
+    bench.publish_keys("z")
+    await settled()
+    bench.own(2)
+    await settled()
+    assert own.transport.values == ["5", "2", "3", "4"]
+    assert b"repeats" not in b"".join(own.transport.writes)
+    assert_never_back(own)
+
+
+@pytest.mark.parametrize("feed", PARTS)
+@pytest.mark.parametrize("is_behind", [False, True])
+async def test_ids_of_other_readers_do_not_step_back(bench: FollowingBench, feed: Feed, *, is_behind: bool) -> None:
+    """Entries from before what they were sent have ids of their own there: a cut repeats nothing. Then all share."""
+    bench.stream(OBSERVING)
+    own = bench.stream(feed)
+    await settled()
+    bench.publish_keys("a", partition=TWO)
+    for _ in range(20):
+        bench.publish_keys("z")
+        await settled()
+    bench.publish_keys("b", partition=TWO)
+    if is_behind:
+        bench.publish_keys("z", "z")
+    else:
+        bench.hub.reached(ONE, 30)  # offsets without a record: a heartbeat names them
+        for part in range(HEARTBEAT_SLICES):
+            beat(bench.hub, part)
+        await settled()
+        assert positions(own)[-1] == {ONE: 29}
+    bench.own(0)
+    await settled()
+    last_of_one = 21 if is_behind else 29
+    assert sorted(map(int, own.transport.values)) == list(range(24 if is_behind else 22))
+    assert_never_back(own)
+    assert positions(own)[-1] == {ONE: last_of_one, TWO: 1}
+    encoded = bench.hub.statistics().encoder.parts
+    bench.publish_keys("c", partition=TWO)
+    await settled()
+    assert positions(own)[-1] == {ONE: last_of_one, TWO: 2}
+    assert bench.hub.statistics().encoder.parts == encoded
+
+
+async def test_a_gap_from_before_comes_to_other_readers_with_an_id_of_their_own(bench: FollowingBench) -> None:
+    """Nobody had it, with a record or alone."""
+    bench.stream(OBSERVING)
+    own = bench.stream(FEED)
+    await settled()
+    bench.publish_keys(gap=3, partition=TWO)
+    bench.publish_keys("a", gap=2, partition=TWO)
+    bench.publish_keys("z")
+    await settled()
+    bench.own(0)
+    await settled()
+    assert [kind for _, kind, _ in own.transport.events if kind in {"gap", "message"}] == [
+        "message",
+        "gap",
+        "gap",
+        "message",
+    ]
+    assert bench.ranges[TWO] == set(range(6))
+    assert_never_back(own)
+
+
+async def test_ids_of_readers_that_are_sent_back_do_not_step_back_elsewhere(bench: FollowingBench) -> None:
+    """Only the partition that nobody was sent is repeated, whether or not there is a filter."""
+    bench.publish_keys("a", "b", "a", partition=TWO)
+    after = [bench.stream(feed, {ONE: -1, TWO: 2}) for feed in (WHOLE, wants("a", "z"))]
+    await settled()
+    for _ in range(20):
+        bench.publish_keys("z")
+        await settled()
+    bench.own(0)
+    await settled()
+    ones = [str(n) for n in range(3, 23)]
+    assert [one.transport.values for one in after] == [[*ones, "0", "1", "2"], [*ones, "0", "2"]]
+    for one in after:
+        assert [position[ONE] for position in positions(one)[-3:]] == [19, 19, 19]
 
 
 async def test_records_that_no_counting_subscriber_got_are_sent_to_readers_past_them(bench: FollowingBench) -> None:

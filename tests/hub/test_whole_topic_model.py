@@ -1,9 +1,12 @@
 """The whole topic from one replica against a model, without Kafka and sockets: G1, G2, G11 and G13 whoever owns what.
 
-Partition 0 changes its owner at any step: this replica has it, follows it, or neither. Everything is real but the log,
-the group's committed offset, the group's consumer and the follower, each of which takes a step when the model says so.
+Partition 0 changes its owner at any step: this replica has it, follows it, or neither. Partition 1 is always owned
+here, and its records are between those of the other in memory. Everything is real but the log, the group's committed
+offset, the group's consumer and the follower, each of which takes a step when the model says so.
 """
 
+import json
+import math
 import threading
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from contextlib import suppress
@@ -43,7 +46,7 @@ from dispatcher.settings import Settings
 from tests.hub.test_fan_out_model import SteppedTransport
 from tests.hub.test_hub import beat, settle
 
-PARTITION = TopicPartition("assets", 0)
+PARTITION, BESIDE = TopicPartition("assets", 0), TopicPartition("assets", 1)
 TOPICS = frozenset({"assets"})
 WHOLE = feed_of(SSE_VALUE, TOPICS, whole=True)
 OBSERVING = feed_of(SSE_VALUE, TOPICS, whole=True, counts=False)
@@ -92,6 +95,8 @@ class Reader:
     committed or not."""
     has_start: Callable[[], bool] = lambda: False
     """Whether its start is known."""
+    floor: int | None = None
+    """The group's offset when it came, or when the partition was next assigned here, if it was not here then."""
     cut_over: bool = False
     """Whether its write was under way when the partition began again in the history: that write does not count."""
     transport: SteppedTransport = field(default_factory=SteppedTransport)
@@ -105,7 +110,7 @@ class Reader:
     @property
     def offsets(self) -> list[int]:
         """The records that have come, whole."""
-        return [int(data) for _, kind, data in self.blocks if kind == "message"]
+        return [int(data) for _, kind, data in self.blocks if kind == "message" and data[0] != "b"]
 
     def next_offset(self) -> int | None:
         """The next one by its last id."""
@@ -142,7 +147,11 @@ class World:
         self.following = Following(config, self.hub, self, self.offsets, Spacing(0))  # type: ignore[arg-type]
         self.intake = Intake(self.offsets, FlowControl(2000, 1000), self.hub, self.following)
         self.hub.set_state(ReplicaState.STREAMING)
-        self.hub.expect({"assets": 1})
+        self.hub.expect({"assets": 2})
+        self.end_beside = 0
+        self.offsets.assigned(BESIDE)
+        self.hub.assigned([BESIDE])
+        self.intake.take(PollResult(starts=[Start(BESIDE, 0, committed=True)]))
 
     def _dispatched(self, batch: Batch, start: int, end: int) -> None:
         self.offsets.dispatched(batch.partition, batch.epoch, start, end)
@@ -160,6 +169,7 @@ class World:
             before = history.begin(PARTITION) if history.knows(PARTITION) else None
             for reader in self.readers:
                 reader.owned |= not reader.has_start()
+                reader.floor = self.committed if reader.floor is None else reader.floor
             self.offsets.assigned(PARTITION)
             self.hub.assigned([PARTITION])
             self.intake.take(PollResult(starts=[Start(PARTITION, self.committed, committed=True)]))
@@ -190,6 +200,8 @@ class World:
 
     def _commit(self, commits: Iterable[Commit]) -> None:
         for commit in commits:
+            if commit.partition == BESIDE:
+                continue
             assert self.group_at is not None, "a commit of what is not owned"
             self.committed = max(self.committed, commit.offset)
             early = [n for n in range(self.elsewhere, self.committed) if n not in self.taken | self.unwanted]
@@ -206,6 +218,12 @@ class World:
         if self.group_at is not None and (wanted := range(self.group_at, min(self.end, self.group_at + number))):
             self.group_at = wanted.stop
             self.intake.take(PollResult(groups=[Group(PARTITION, records(wanted), None)]))
+
+    def poll_beside(self, number: int) -> None:
+        """The group's consumer brings records of the partition that stays."""
+        wanted = range(self.end_beside, self.end_beside + number)
+        self.end_beside = wanted.stop
+        self.intake.take(PollResult(groups=[Group(BESIDE, records(wanted, "b"), None)]))
 
     def follow(self, number: int) -> None:
         """The follower brings records; it is there as soon as somebody needs it."""
@@ -238,6 +256,7 @@ class World:
     async def connect(self, kind: Kind, named: int, task_status: trio.TaskStatus[None]) -> None:
         """Somebody comes, and stays until the end of the connection."""
         reader = Reader(kind, named if kind.with_id else None, self.committed, self.end, self.group_at is not None)
+        reader.floor = self.committed if reader.owned else None
         self.readers.append(reader)
         since = None if kind.feed.counts else NOW
         position = {PARTITION: named - 1} if kind.with_id else {}
@@ -255,9 +274,11 @@ class World:
 
     async def read(self, ranges: Mapping[TopicPartition, Range], max_bytes: int, client: Hashable = None) -> Chunk:  # noqa: ARG002
         """Two records."""
-        part = ranges[PARTITION]
+        partition, part = min(ranges.items())
         wanted = range(part.first, min(part.end, part.first + 2))
-        return Chunk([Batch(PARTITION, records(wanted))], {PARTITION: wanted.stop}, ())
+        found = records(wanted, "b" if partition == BESIDE else "")
+        others = {tp: other.first for tp, other in ranges.items()}
+        return Chunk([Batch(partition, found)], {**others, partition: wanted.stop}, ())
 
     def log_ends(self, partitions: object) -> NoReturn:
         """Nobody asks: the follower has no thread."""
@@ -265,7 +286,7 @@ class World:
 
     async def bounds(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, Bounds]:
         """All of the log."""
-        return {partition: Bounds(0, self.end) for partition in partitions}
+        return {tp: Bounds(0, self.end_beside if tp == BESIDE else self.end) for tp in partitions}
 
     async def offsets_since(
         self,
@@ -311,6 +332,8 @@ class World:
                     assert offsets[0] >= reader.end
             sent = -1 if reader.named is None else reader.named - 1
             for event_id, event, data in reader.blocks:
+                if data.startswith("b"):
+                    continue
                 sent = int(data) if event == "message" else sent
                 if event_id and kind.feed.whole:
                     position = parse_position(event_id)
@@ -320,13 +343,39 @@ class World:
                     elif offsets:
                         assert position[PARTITION] < kind.wanted_from(max(sent + 1, offsets[0])), (event_id, sent)
         for reader in self.readers:
+            self.check_ids(reader)
             if reader.kind.feed.counts and not reader.kind.feed.whole:
                 self.taken.update(reader.offsets)
+                self.check_own(reader)
+
+    @staticmethod
+    def check_ids(reader: Reader) -> None:
+        """Of the partition that stays, each record comes once, and ids from then on name it."""
+        seen = -1
+        for event_id, event, data in reader.blocks:
+            if event == "message" and data.startswith("b"):
+                assert int(data[1:]) > seen, (reader.kind, seen, data)
+                seen = int(data[1:])
+            if event_id:
+                assert parse_position(event_id).get(BESIDE, -1) >= seen, (reader.kind, event_id, seen)
+
+    @staticmethod
+    def check_own(reader: Reader) -> None:
+        """What was committed elsewhere before the partition came is not for it, and repeats are what its ids named."""
+        assert reader.floor is not None or not reader.offsets
+        assert min(reader.offsets, default=math.inf) >= (reader.floor or 0), (reader.floor, reader.offsets)
+        named = -1
+        for event_id, event, data in reader.blocks:
+            if event_id:
+                named = max(named, parse_position(event_id).get(PARTITION, -1))
+            for repeats in json.loads(data).get("repeats", ()) if event == "state" else ():
+                # To the end of what its ids named, and of what its filter left out after that.
+                assert repeats["from"] <= named, (repeats, named)
 
 
-def records(offsets: range) -> Records:
+def records(offsets: range, prefix: str = "") -> Records:
     """Records whose values are their offsets."""
-    return Records.of(Record(n, None, str(n % 2).encode(), str(n).encode(), ()) for n in offsets)
+    return Records.of(Record(n, None, str(n % 2).encode(), f"{prefix}{n}".encode(), ()) for n in offsets)
 
 
 class WholeTopic(RuleBasedStateMachine):
@@ -365,6 +414,11 @@ class WholeTopic(RuleBasedStateMachine):
     def poll(self, number: int) -> None:
         """The group's consumer brings records, if it has the partition."""
         self._do(lambda: self.world.poll(number))
+
+    @rule(number=st.integers(1, 2))
+    def poll_beside(self, number: int) -> None:
+        """The group's consumer brings records of the partition that stays."""
+        self._do(lambda: self.world.poll_beside(number))
 
     @rule(number=st.integers(0, 4))
     def follow(self, number: int) -> None:
