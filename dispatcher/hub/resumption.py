@@ -214,7 +214,6 @@ class Resumption(Replayed):
         self._awaits_decoding = False
         size_bytes = looked_at = 0
         cursor, feed = self.cursor, self._feed
-        key = feed.key
         self._history.locate(cursor)
         try:
             for entry in self._history.ahead(cursor):
@@ -235,7 +234,7 @@ class Resumption(Replayed):
                             (entry.batch.partition, cursor.first_offset, entry.batch.next_offset)
                         )
                 else:
-                    item = entry, entry.encoded.get(key) or self._encoder.entry(feed, entry)
+                    item = entry, entry.encoded.get(feed.key) or self._encoder.entry(feed, entry)
                 if item is not None:
                     taken.append(item)
                     size_bytes += len(item[1])
