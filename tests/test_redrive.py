@@ -177,6 +177,18 @@ def test_a_letter_may_name_another_topic(kafka: Kafka) -> None:
     assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter([2])
 
 
+def test_a_topic_that_is_missing_keeps_no_letter_of_another_one(kafka: Kafka) -> None:
+    """The run ends with an error for the missing topic, and a letter that names it is left."""
+    topic, missing = kafka.create_topic(2), f"{kafka.create_topic(1)}-missing"
+    create(kafka.admin, f"{topic}.dlq")
+    write_letters(kafka, topic, ["nack"])
+    write_letters(kafka, topic, ["nack"], first=1, said=missing)
+    done = run(kafka, topic, "--topic", missing)
+    assert done.returncode == 1, done.stderr
+    assert missing in done.stderr
+    assert numbers(read_all(kafka.bootstrap_servers, topic)) == Counter([0])
+
+
 def test_a_transaction_that_fails_hides_no_later_record(kafka: Kafka) -> None:
     """It is aborted at once, and not when it times out."""
     topic = kafka.create_topic(2, {"max.message.bytes": "1000"})

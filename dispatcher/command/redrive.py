@@ -59,18 +59,20 @@ def redrive(settings: Settings, wanted: Wanted, *, dry_run: bool, limit: int | N
     failed: KafkaClientError | None = None
     properties = admin_properties(replay_properties(settings))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    topics = dict.fromkeys(dead_letter_topic(settings.dead_letter_topic, topic) for topic in settings.topics)
+    topics: dict[str, list[str]] = {}
+    for topic in settings.topics:
+        topics.setdefault(dead_letter_topic(settings.dead_letter_topic, topic), []).append(topic)
     with (
         signals_ask_to_stop() as stop,
         Progress(*columns, console=console, disable=not console.is_terminal) as progress,
     ):
-        for letters in topics:
+        for letters, names in topics.items():
             left = None if limit is None else limit - sum(report.redriven.values())
             if left == 0 or stop.is_asked():
                 break
             try:
                 run = Redriving(properties, f"{settings.group_id}.redrive", letters, is_dry=dry_run)
-                task = progress.add_task(letters, total=run.open(wanted.topics))
+                task = progress.add_task(letters, total=run.open(names))
                 advance: Callable[[int], None] = lambda number, task=task: progress.advance(task, number)  # type: ignore[misc] # noqa: E731
                 run.run(
                     wanted,

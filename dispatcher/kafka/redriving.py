@@ -68,7 +68,8 @@ class Redriving:
         produced = {"transactional.id": group, "message.max.bytes": 256 * 1024 * 1024, "partitioner": "murmur2_random"}
         self._producer = None if is_dry else Producer({**properties, **produced}, logger=LIBRDKAFKA_LOG)
         self._partitions: dict[str, int] = {}
-        """The number of partitions of each of the records' topics."""
+        """The number of partitions of each of the records' topics; 0 if another topic, that a letter names, was not
+        found."""
         self._done: dict[int, Done] = {}
         self._ends: dict[int, int] = {}
         """The ends of the partitions that have not been read to the end yet."""
@@ -78,7 +79,7 @@ class Redriving:
         """Find the letters; returns how many there are to read.
 
         Args:
-            topics: All topics that records may return to. Whoever writes a letter chooses one of them.
+            topics: The topics whose letters these are.
 
         Raises:
             KafkaClientError: a topic or a permission is missing, or no broker answers.
@@ -118,7 +119,7 @@ class Redriving:
         """Redrive the wanted letters that existed when this was opened.
 
         Args:
-            wanted: Which letters, of records of the topics that `open` was given.
+            wanted: Which letters. Whoever writes a letter chooses one of its topics: it is left if that is not found.
             report: Counts them.
             limit: Maximum number of letters; None: no limit.
             rate: Maximum number of letters per second; 0: as fast as possible.
@@ -156,6 +157,14 @@ class Redriving:
             raise KafkaClientError(found.error.code(), found.error.name(), f"{topic}: {found.error.str()}")
         return len(found.partitions)
 
+    def _finds(self, topic: str) -> bool:
+        if topic not in self._partitions:
+            try:
+                self._partitions[topic] = self._count(topic)
+            except KafkaClientError:
+                self._partitions[topic] = 0
+        return self._partitions[topic] > 0
+
     def _take(self, messages: Sequence[Message], wanted: Wanted, report: Report, advance: Callable[[int], None]) -> int:
         chosen: list[tuple[Message, Origin]] = []
         seen: Report = Report()
@@ -176,7 +185,7 @@ class Redriving:
             key = ("?", "?") if origin is None else (origin.partition.topic, origin.reason)
             if offset in done:
                 seen.before += 1
-            elif origin is not None and wanted.has(origin, message.timestamp()[1]):
+            elif origin is not None and wanted.has(origin, message.timestamp()[1]) and self._finds(key[0]):
                 seen.redriven[key] += 1
                 chosen.append((message, origin))
             else:
