@@ -58,6 +58,7 @@ class Acknowledgements:
         "_acked",
         "_covered",
         "_departed",
+        "_ends",
         "_highest",
         "_nacked",
         "_passed_over",
@@ -94,6 +95,8 @@ class Acknowledgements:
         """Deliveries of partitions that have left and are not released yet: they are outside of the window."""
         self._highest: dict[TopicPartition, int] = {}
         """The last offset that was sent, per partition that is here."""
+        self._ends: dict[str, int] = {}
+        """See `end`."""
         self._refused: dict[TopicPartition, list[Done]] = {}
         """Records that were set aside and whose dead letters are not stored yet."""
         self._set_aside = 0
@@ -119,6 +122,7 @@ class Acknowledgements:
         sent = self._sent.get(partition)
         if sent is None:
             sent = self._sent[partition] = deque()
+            self._ends[partition.topic] = max(self._ends.get(partition.topic, 0), partition.partition + 1)
         first = delivery.offset_at(0)
         if first <= self._highest.get(partition, -1):
             self._take_back(sent, first)
@@ -224,11 +228,8 @@ class Acknowledgements:
                 self._departed[partition] = sent
 
     def end(self, topic: str) -> int:
-        """Return the number after that of the last partition of a topic of which anything can be acknowledged.
-
-        Costs the number of partitions that were sent.
-        """
-        return 1 + max([tp[1] for sent in (self._highest, self._departed) for tp in sent if tp[0] == topic], default=-1)
+        """Return the number after that of the last partition of a topic of which anything was sent."""
+        return self._ends.get(topic, 0)
 
     def released(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions: nothing of them can be acknowledged any longer."""
