@@ -46,7 +46,7 @@ LINGER_BYTES = 16 * 1024 * 1024
 bytes resets it, and the client would never read the answer."""
 
 LINGER_BYTES_PER_SECOND = 256 * 1024
-"""How fast the client of a stream, which need not send anything, is read then: the rest of a flood waits in kernels."""
+"""How fast a client that has sent too much in too short a time is read then: the rest waits in kernels."""
 
 REQUEST_COST = 4
 """How many streams that begin directly cost as much as a request through the app."""
@@ -338,7 +338,7 @@ class Connection:
             await self.peer.end()
             while left > 0 and (data := await self.peer.receive_some(RECEIVE_BYTES)):
                 left -= len(data)
-                if self.stream is not None:
+                if self.stream is not None and self.stream.was_flooded:
                     await trio.sleep(len(data) / LINGER_BYTES_PER_SECOND)
         except (trio.BrokenResourceError, trio.ClosedResourceError, SubscriberStalledError, OSError):
             pass  # with TLS, closing our side is a write, too

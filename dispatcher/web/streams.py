@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 import trio
+from wsproto.frame_protocol import CloseReason
 
 from dispatcher.errors import SubscriberGoneError, SubscriberStalledError
 from dispatcher.hub.acked_subscriber import AckWindow
@@ -31,8 +32,19 @@ LEAVE_SECONDS = 10.0
 """How much longer the current frame, which may be long, may take once the client has announced that it is leaving."""
 
 
+MOST_OWED_BYTES = 64 * 1024
+"""How many bytes of answers may wait for a client that does not read them, until nothing more is read from it."""
+
+OWED_SECONDS = 0.05
+"""How often to look whether it has read them."""
+
+
 class Stream(Protocol):
     """The stream that a handler leaves."""
+
+    @property
+    def was_flooded(self) -> bool:
+        """Whether it has ended because its client sent too much in too short a time."""
 
     async def run(self) -> None:
         """Send until either side ends the stream, then end the response."""
@@ -254,6 +266,11 @@ class SubscriberStream:
             visit.end(self._connection.writer.cut_off_as or ending)
 
     @property
+    def was_flooded(self) -> bool:
+        """See `Stream`."""
+        return self._farewell is not None and self._farewell.code == CloseReason.POLICY_VIOLATION
+
+    @property
     def subscriber(self) -> Subscriber:
         """The subscriber."""
         return self._subscriber
@@ -313,3 +330,5 @@ class SubscriberStream:
                 says_more = len(step) >= dialogue.receive_bytes or start < len(data) or bool(connection.unread)
                 if rest_seconds := dialogue.rest_seconds(now):
                     await trio.sleep(rest_seconds)
+                while connection.writer.owed_bytes > MOST_OWED_BYTES:  # noqa: ASYNC110 - the socket wakes nobody here
+                    await trio.sleep(OWED_SECONDS)

@@ -78,8 +78,7 @@ class Writer:
         self._reply = b""
         """An answer to be sent after the current write; a newer one replaces it (RFC 6455, section 5.5.3)."""
         self._notices: bytes | bytearray = b""
-        """Other whole frames to be sent then: a few in the life of a stream, or one for each record in the window of a
-        client that refuses all of them."""
+        """Other whole frames to be sent then. Whoever lets clients cause them reads `owed_bytes`."""
         self._cut_short = False
         self._silence_seconds: float | None = None
         self._look_at = self.last_activity_at
@@ -132,6 +131,11 @@ class Writer:
         if not sent:
             self._reply = data
         return sent < len(data)
+
+    @property
+    def owed_bytes(self) -> int:
+        """How many bytes of messages (`notify`) wait to be sent."""
+        return len(self._notices)
 
     def notify(self, data: bytes) -> bool:
         """Send the peer a message without waiting; unlike an answer, it is never replaced by a newer one.

@@ -17,12 +17,13 @@ from dispatcher.sansio.encoding.frames import pong_frame
 from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.records import Batch, Record, TopicPartition
 from dispatcher.web.acknowledging import ACK_STEP_BYTES, AckInbound
-from dispatcher.web.streams import Farewell, SubscriberStream
+from dispatcher.web.streams import MOST_OWED_BYTES, Farewell, SubscriberStream
 from testbed.patience import seconds
 from tests.hub.test_acking import Letters
 from tests.hub.test_hub import ONE, TWO
 from tests.web import test_transports
 from tests.web.test_compression import PING, TEXT, frame
+from tests.web.test_leaving import masked
 from tests.web.test_transports import House, WsStream
 
 CLOSE = 0x88
@@ -135,6 +136,23 @@ async def test_the_window_of_the_request_is_kept_and_ids_of_both_spellings_are_t
         await client.ack(message["id"])
         assert await client.offsets(4) == [11, 12, 13, 14]
         assert house.done() == list(range(11))
+
+
+async def test_a_client_that_does_not_read_its_answers_is_read_no_further() -> None:
+    """It refuses what was never sent to it again and again; the answers would fill the memory."""
+    house = AckHouse(stall_timeout_seconds=60)
+    house.hub.acking.dead_letters = Letters("assets")
+    nacks = masked(0x81, b'{"type":"nack","id":"assets:0=999999"}') * 5000
+    async with house.serving(), house.client() as client, trio.open_nursery() as nursery:
+        house.publish_large()
+        await house.until(lambda: any(subscriber.in_flight for subscriber in house.hub._registry.everybody.values()))
+        (connection,) = house.server._connections
+        nursery.start_soon(client.stream.send_all, nacks)
+        await house.until(lambda: connection.writer.owed_bytes > MOST_OWED_BYTES)
+        for _ in range(20):
+            await trio.sleep(0.05)
+            assert connection.writer.owed_bytes < 2 * MOST_OWED_BYTES
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_was_acknowledged_before_the_client_left_counts() -> None:

@@ -24,6 +24,8 @@ Attach = Callable[[Scope, ASGISendCallable], None]
 class RecordedStream:
     """Keeps what is done to it."""
 
+    was_flooded = False
+
     def __init__(self) -> None:
         self.done: list[str] = []
         self.connection: Connection
