@@ -3,11 +3,14 @@
 A value and its schema come from anybody who may write to the topic, so both are bounded before fastavro sees them:
 
 * fastavro recurses in C. 50,000 bytes of a schema that contains itself end the process with a stack overflow. So such
-  schemas, and schemas nested deeper than `MAX_DEPTH`, use fastavro's reader in Python, which raises instead.
+  schemas, and schemas nested deeper than `MAX_DEPTH`, use fastavro's reader in Python, which raises instead. It gets
+  its bytes from `_BoundedDecoder`, because its own decoder reads integers of any length, and each byte of one copies
+  all bytes before it.
 * A type that takes no bytes costs nothing to repeat: an array of 2^60 nulls takes ten bytes. Arrays and maps of such
   types are refused, and so are types that make too many values from few bytes.
 """
 
+import struct
 from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any, cast
@@ -15,6 +18,7 @@ from typing import Any, cast
 import fastavro
 import orjson
 from fastavro import _read_py as _slow
+from fastavro.io.binary_decoder import BinaryDecoder
 
 from dispatcher.schemas.avro_json import Content, Read, reader_of
 from dispatcher.schemas.framing import UndecodableError
@@ -46,6 +50,8 @@ _MARKS = {"__fastavro_parsed", "__named_schemas"}
 _WRAPPER = "DispatcherValue"
 """A record around a schema that is not one: fastavro keeps the types that a schema refers to only with records, and a
 record adds no bytes to those of its fields. The wrapper has no namespace, because names inside it would inherit it."""
+
+_FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
 
 Type = Any
 """A type of a parsed schema: a name, a list for a union, or a dict."""
@@ -85,10 +91,9 @@ class AvroDecoder:
         self._schema = schema
         self._named = named
         self._reader: Read | None = None
-        is_safe = not measured.is_recursive and measured.depth <= MAX_DEPTH
+        self._reads_in_python = measured.is_recursive or measured.depth > MAX_DEPTH
         weight = measured.values_per_byte * max(1.0, measured.longest_name / SHORT_CHARACTERS)
         self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / weight))
-        self._read = cast("Callable[..., Any]", fastavro.schemaless_reader if is_safe else _slow.schemaless_reader)
         top = schema["fields"][0]["type"] if self._is_wrapped else schema
         self.name = str(top["name"]) if isinstance(top, dict) and "name" in top else "avro"
 
@@ -107,9 +112,12 @@ class AvroDecoder:
         """
         if len(content) > self._max_bytes:
             raise UndecodableError(f"{len(content)} bytes may hold more than {MAX_VALUES} values of its Avro schema")
-        stream = Content(content) if avro_json else BytesIO(content)
+        stream = Content(content) if avro_json or self._reads_in_python else BytesIO(content)
         try:
-            value = self._tagged(stream) if isinstance(stream, Content) else self._read(stream, self._schema, None)
+            if isinstance(stream, BytesIO):
+                value: Any = fastavro.schemaless_reader(stream, self._schema, None)
+            else:
+                value = self._tagged(stream) if avro_json else self._read_in_python(stream)
         except UndecodableError:
             raise
         except Exception as error:
@@ -124,6 +132,45 @@ class AvroDecoder:
         if self._reader is None:
             self._reader = reader_of(self._schema, self._named)
         return self._reader(content)
+
+    def _read_in_python(self, content: Content) -> Any:
+        return _read_data(_BoundedDecoder(content), self._schema, {"writer": self._named, "reader": {}}, None, {})
+
+
+_read_data = cast("Callable[..., Any]", _slow.read_data)
+
+
+class _BoundedDecoder(BinaryDecoder):
+    """Reads with `Content`, which refuses integers of more than 64 bits, and lengths below zero.
+
+    Args:
+        content: The bytes of a value.
+    """
+
+    fo: Content
+
+    def __init__(self, content: Content) -> None:
+        self.fo = content
+
+    def read_long(self) -> int:
+        return self.fo.number()
+
+    read_int = read_long
+
+    def read_boolean(self) -> bool:
+        return self.fo.take(1) != b"\x00"
+
+    def read_float(self) -> float:
+        return float(_FLOAT.unpack(self.fo.take(4))[0])
+
+    def read_double(self) -> float:
+        return float(_DOUBLE.unpack(self.fo.take(8))[0])
+
+    def read_bytes(self) -> bytes:
+        return self.fo.take(self.fo.number())
+
+    def read_fixed(self, size: int) -> bytes:
+        return self.fo.take(size)
 
 
 def _loaded(text: str) -> Any:

@@ -11,12 +11,12 @@ from uuid import UUID
 import fastavro
 import orjson
 import pytest
-from fastavro import _read_py as slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.schemas import avro
 from dispatcher.schemas.avro import AvroDecoder
+from dispatcher.schemas.avro_json import Content
 from dispatcher.schemas.framing import UndecodableError
 
 LIST = {
@@ -127,10 +127,10 @@ def test_what_refers_to_itself_is_read_in_python() -> None:
     value = {"next": {"next": None, "n": 2}, "n": 1}
     assert decoded(LIST, value) == value
     made = decoder(LIST)
-    assert made._read is slow.schemaless_reader
+    assert made._reads_in_python
     with pytest.raises(UndecodableError, match="does not fit its Avro schema"):
         made.decode(b"\x02" * 50_000)
-    assert decoder("int")._read is fastavro.schemaless_reader
+    assert not decoder("int")._reads_in_python
 
 
 def test_deep_schemas_are_read_in_python() -> None:
@@ -138,7 +138,79 @@ def test_deep_schemas_are_read_in_python() -> None:
     schema: Any = "int"
     for _ in range(avro.MAX_DEPTH + 1):
         schema = {"type": "array", "items": schema}
-    assert decoder(schema)._read is slow.schemaless_reader
+    assert decoder(schema)._reads_in_python
+
+
+EVERY_KIND = ("boolean", "int", "long", "float", "double", "bytes", "string", ["null", "long"])
+
+
+def of_either_reader(fields: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """Two schemas with the same bytes: the first is read in C, the second, which could contain itself, in Python."""
+    record = {"type": "record", "name": "R", "fields": [*fields, {"name": "next", "type": ["null", "int"]}]}
+    return record, {**record, "fields": [*fields, {"name": "next", "type": ["null", "R"]}]}
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_both_readers_read_the_same(data: st.DataObject) -> None:
+    """They may give different reasons for what they refuse."""
+    kinds = [*EVERY_KIND, {"type": "fixed", "name": "F", "size": 3}, {"type": "enum", "name": "E", "symbols": ["A"]}]
+    kinds += [{"type": "array", "items": "string"}, {"type": "map", "values": "bytes"}]
+    fields = [{"name": f"f{n}", "type": kind} for n, kind in enumerate(kinds)]
+    value = {
+        "f0": data.draw(st.booleans()),
+        "f1": data.draw(st.integers(-(2**31), 2**31 - 1)),
+        "f2": data.draw(st.integers(-(2**63), 2**63 - 1)),
+        "f3": data.draw(st.floats(width=32)),
+        "f4": data.draw(st.floats()),
+        "f5": data.draw(st.binary(max_size=5)),
+        "f6": data.draw(st.text(max_size=5)),
+        "f7": data.draw(st.none() | st.integers(0, 9)),
+        "f8": data.draw(st.binary(min_size=3, max_size=3)),
+        "f9": "A",
+        "f10": data.draw(st.lists(st.text(max_size=3), max_size=3)),
+        "f11": data.draw(st.dictionaries(st.text(max_size=3), st.binary(max_size=3), max_size=3)),
+        "next": None,
+    }
+    in_c, in_python = map(decoder, of_either_reader(fields))
+    assert in_python._reads_in_python
+    assert not in_c._reads_in_python
+    content = written(of_either_reader(fields)[0], value)
+    assert in_python.decode(content) == in_c.decode(content)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "most_bytes"),
+    [
+        ("long", b"\xff" * 250_000 + b"\x00\x00", 10),
+        ("string", b"\xff" * 250_000 + b"\x00\x00", 10),
+        ({"type": "array", "items": "int"}, b"\xff" * 250_000 + b"\x00\x00", 10),
+        ({"type": "map", "values": "int"}, b"\x02" + b"\xff" * 250_000 + b"\x00\x00", 11),
+        ("bytes", b"\x01" + b"a" * 1_000, 1),  # a length of -1
+        ("string", b"\x01" + b"a" * 1_000, 1),
+        ("bytes", b"\xfe\xff\xff\xff\xff\xff\xff\xff\xff\x01" + b"a" * 1_000, 10),
+        ({"type": "fixed", "name": "F", "size": 2**40}, b"a" * 1_000, 0),
+        # An array of 2^62 items, and one of 2^63 in a block that gives its length: their bytes end.
+        ({"type": "array", "items": "int"}, b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7f" + b"\x02" * 100, 109),
+        ({"type": "array", "items": "int"}, b"\xff" * 9 + b"\x01\x02" + b"\x02" * 100, 111),
+    ],
+)
+def test_impossible_numbers_end_the_reading_in_python(
+    kind: Any, content: bytes, most_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long integer would be read with the square of its length, by a thread that does nothing else meanwhile."""
+    read: list[Content] = []
+
+    class Counted(Content):
+        def __init__(self, data: bytes) -> None:
+            super().__init__(data)
+            read.append(self)
+
+    monkeypatch.setattr(avro, "Content", Counted)
+    made = decoder(of_either_reader([{"name": "f", "type": kind}])[1])
+    with pytest.raises(UndecodableError):
+        made.decode(content)
+    assert [one.tell() for one in read] == [most_bytes]
 
 
 NULLS = {"type": "record", "name": "N", "fields": [{"name": f"f{n}", "type": "null"} for n in range(40)]}
