@@ -6,8 +6,8 @@ A value and its schema come from anybody who may write to the topic, so both are
   schemas, and schemas nested deeper than `MAX_DEPTH`, use fastavro's reader in Python, which raises instead. It gets
   its bytes from `_BoundedDecoder`, because its own decoder reads integers of any length, and each byte of one copies
   all bytes before it.
-* A type that takes no bytes costs nothing to repeat: an array of 2^60 nulls takes ten bytes. Arrays and maps of such
-  types are refused, and so are types that make too many values from few bytes.
+* A few bytes may stand for a huge value. `avro_costs` computes from the schema how huge, and refuses the worst; longer
+  values of others are refused by their length, or their JSON is counted before it is written.
 """
 
 import struct
@@ -20,30 +20,29 @@ import orjson
 from fastavro import _read_py as _slow
 from fastavro.io.binary_decoder import BinaryDecoder
 
+from dispatcher.schemas.avro_costs import MAX_SCALE, Measure
 from dispatcher.schemas.avro_json import Content, Read, reader_of
 from dispatcher.schemas.framing import UndecodableError
-from dispatcher.schemas.values import day, decimal, duration, json_of, time_of_day, timestamp
+from dispatcher.schemas.values import (
+    MAX_DECODED_BYTES,
+    check_size,
+    day,
+    decimal,
+    duration,
+    json_of,
+    time_of_day,
+    timestamp,
+)
 
 MAX_DEPTH = 200
 """How deep types may be nested before fastavro must not recurse in C."""
-
-MAX_VALUES_PER_BYTE = 16
-"""How many values one byte may stand for; one or two is usual."""
 
 MAX_VALUES = 4_000_000
 """How many values one Avro value may hold, judged by its length before it is read: a value takes 64 to 250 bytes of
 memory."""
 
-SHORT_CHARACTERS = 256
-"""Longer names of fields and symbols count as several values: each value repeats its name as JSON."""
-
-MAX_VALUES_UNREPEATED = 100_000
-"""How many values a schema may have outside of what its arrays and maps repeat."""
-
-MAX_SCALE = 256
-"""The most decimal places: all of them are written, even if the number itself takes one byte."""
-
-_PRIMITIVE_BYTES = {"null": 0, "boolean": 1, "int": 1, "long": 1, "float": 4, "double": 8, "bytes": 1, "string": 1}
+MAX_CHARACTERS_PER_BYTE = 6
+"""How many characters of JSON one byte of text may become: ``\\u0000``."""
 
 _MARKS = {"__fastavro_parsed", "__named_schemas"}
 
@@ -52,9 +51,6 @@ _WRAPPER = "DispatcherValue"
 record adds no bytes to those of its fields. The wrapper has no namespace, because names inside it would inherit it."""
 
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
-
-Type = Any
-"""A type of a parsed schema: a name, a list for a union, or a dict."""
 
 
 class AvroDecoder:
@@ -82,7 +78,7 @@ class AvroDecoder:
             if self._is_wrapped:
                 schema = {"type": "record", "name": _WRAPPER, "fields": [{"name": "value", "type": schema}]}
             schema = cast("dict[str, Any]", fastavro.parse_schema(schema, named))
-            measured = _Measure(named)
+            measured = Measure(named)
             measured.check(schema)
         except UndecodableError:
             raise
@@ -92,8 +88,10 @@ class AvroDecoder:
         self._named = named
         self._reader: Read | None = None
         self._reads_in_python = measured.is_recursive or measured.depth > MAX_DEPTH
-        weight = measured.values_per_byte * max(1.0, measured.longest_name / SHORT_CHARACTERS)
-        self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / weight))
+        self._max_bytes = max(1024, int((MAX_VALUES - measured.values) / measured.values_per_byte))
+        characters_per_byte = MAX_CHARACTERS_PER_BYTE + measured.characters_per_byte
+        self._max_bytes_uncounted = int((MAX_DECODED_BYTES - measured.characters) / characters_per_byte)
+        """The JSON of longer values may be too large, which has to be known before it is written."""
         top = schema["fields"][0]["type"] if self._is_wrapped else schema
         self.name = str(top["name"]) if isinstance(top, dict) and "name" in top else "avro"
 
@@ -126,6 +124,8 @@ class AvroDecoder:
             raise UndecodableError(f"{len(content) - stream.tell()} bytes are left over after its Avro value")
         if self._is_wrapped:
             value = value["value"]
+        if len(content) > self._max_bytes_uncounted:
+            check_size(value)
         return json_of(value, int64_strings=int64_strings)
 
     def _tagged(self, content: Content) -> Any:
@@ -184,95 +184,6 @@ def _unmarked(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {name: member for name, member in schema.items() if name not in _MARKS}
     return schema
-
-
-class _Measure:
-    """Computes what decoding with a schema may cost at most, before any value is read."""
-
-    def __init__(self, named: Mapping[str, Any]) -> None:
-        self._named = named
-        self.is_recursive = False
-        self.depth = self.values = self.longest_name = 0
-        self.values_per_byte = 1.0
-        """The most values per byte of any array, map, or record that contains itself."""
-        self._open: set[str] = set()
-        self._recursive: set[str] = set()
-        self._known: dict[str, tuple[int, int, int]] = {}
-        """By named type: its fewest bytes, its most values outside of repetitions, and its depth."""
-
-    def check(self, schema: Type) -> None:
-        """Measure a whole schema.
-
-        Raises:
-            UndecodableError: a short value could stand for too many values.
-        """
-        _, self.values, self.depth = self._measure(schema)
-        if (values := self.values) > MAX_VALUES_UNREPEATED:
-            raise UndecodableError(f"its Avro schema has {values} values in each value, too many to decode")
-
-    def _measure(self, kind: Type) -> tuple[int, int, int]:
-        if isinstance(kind, str):
-            return self._named_type(kind)
-        if isinstance(kind, list):
-            branches = [self._measure(branch) for branch in kind]
-            return (
-                1 + min((least for least, _, _ in branches), default=0),
-                1 + max((values for _, values, _ in branches), default=0),
-                1 + max((depth for _, _, depth in branches), default=0),
-            )
-        name = kind["type"]
-        if name in {"record", "error"}:
-            return self._record(kind)
-        if name in {"array", "map"}:
-            return self._repeated(kind["items"] if name == "array" else kind["values"], is_map=name == "map")
-        if name in {"fixed", "enum"}:
-            self.longest_name = max(self.longest_name, *map(len, kind.get("symbols", ())), 0)
-            return int(kind.get("size", 1)), 1, 1
-        return self._measure(name)
-
-    def _named_type(self, name: str) -> tuple[int, int, int]:
-        if name in _PRIMITIVE_BYTES:
-            return _PRIMITIVE_BYTES[name], 1, 1
-        if name in self._known:
-            return self._known[name]
-        if name in self._open:
-            # Only a union, an array or a map can end the recursion, and each of them takes a byte.
-            self.is_recursive = True
-            self._recursive.add(name)
-            return 1, 1, 1
-        return self._measure(self._named[name])
-
-    def _record(self, record: Mapping[str, Any]) -> tuple[int, int, int]:
-        name = record["name"]
-        if name in self._known:
-            return self._known[name]
-        self._open.add(name)
-        fields = [self._measure(field["type"]) for field in record["fields"]]
-        self._open.remove(name)
-        measured = (
-            sum(least for least, _, _ in fields),
-            1 + sum(values for _, values, _ in fields),
-            1 + max((depth for _, _, depth in fields), default=0),
-        )
-        self._known[name] = measured
-        self.longest_name = max(self.longest_name, *(len(field["name"]) for field in record["fields"]), 0)
-        if name in self._recursive:
-            # As with arrays, the content says how often the record is repeated.
-            self._note_repetition(measured[0], measured[1], "a record that contains itself,")
-        return measured
-
-    def _repeated(self, items: Type, *, is_map: bool) -> tuple[int, int, int]:
-        least, values, depth = self._measure(items)
-        least += is_map  # the key's length
-        if not least:
-            raise UndecodableError("its Avro schema has an array of a type that takes no bytes, which has no bound")
-        self._note_repetition(least, values, "an array")
-        return 1, 1, 1 + depth
-
-    def _note_repetition(self, least: int, values: int, what: str) -> None:
-        if values > MAX_VALUES_PER_BYTE * least:
-            raise UndecodableError(f"its Avro schema has {what} in which {least} bytes stand for {values} values")
-        self.values_per_byte = max(self.values_per_byte, values / max(1, least))
 
 
 def _timestamps(unit: str, *, local: bool) -> Callable[..., str]:

@@ -74,6 +74,22 @@ def reader_of(schema: Any, named: Mapping[str, Any]) -> Read:
     return _Readers(named).of(schema)
 
 
+def tag_of(branch: Any) -> str | None:
+    """Return the name that a union's branch has in JSON; None if its values are written without a name.
+
+    Args:
+        branch: A type of a schema that fastavro has parsed.
+    """
+    if isinstance(branch, str):
+        return None if branch == "null" else branch
+    kind = branch["type"]
+    if isinstance(kind, dict):
+        return tag_of(kind)
+    if kind in {"record", "error", "enum", "fixed"}:
+        return str(branch["name"])
+    return tag_of(kind)
+
+
 class _Readers:
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = named
@@ -82,7 +98,7 @@ class _Readers:
 
     def of(self, kind: Any) -> Read:
         if isinstance(kind, list):
-            return _union([(_tag(branch), self.of(branch)) for branch in kind])
+            return _union([(tag_of(branch), self.of(branch)) for branch in kind])
         if isinstance(kind, str):
             return _PRIMITIVES.get(kind) or self._of_named(kind)
         name = kind["type"]
@@ -113,18 +129,6 @@ class _Readers:
             return made[name](content)
 
         return read
-
-
-def _tag(branch: Any) -> str | None:
-    """Return the name that a union's branch has in JSON; None if its values are written without a name."""
-    if isinstance(branch, str):
-        return None if branch == "null" else branch
-    kind = branch["type"]
-    if isinstance(kind, dict):
-        return _tag(kind)
-    if kind in {"record", "error", "enum", "fixed"}:
-        return str(branch["name"])
-    return _tag(kind)
 
 
 def _union(branches: list[tuple[str | None, Read]]) -> Read:

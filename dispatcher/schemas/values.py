@@ -46,6 +46,41 @@ def json_of(value: object, *, int64_strings: bool) -> bytes:
     return data
 
 
+def check_size(value: object) -> None:
+    """Count the JSON of a value without writing it.
+
+    A name is one object in memory, but is written with each value that has it.
+
+    Raises:
+        UndecodableError: the JSON would have more than `MAX_DECODED_BYTES`.
+    """
+    room = MAX_DECODED_BYTES
+    names: dict[str, int] = {}
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            for name in one:
+                if (length := names.get(name)) is None:
+                    length = names[name] = len(orjson.dumps(name)) + 2
+                room -= length
+            waiting.extend(one.values())
+        elif isinstance(one, list):
+            room -= len(one)
+            waiting.extend(one)
+        elif isinstance(one, str):
+            room -= len(one) + 2
+        elif isinstance(one, bytes):
+            room -= len(one)
+        if room < 0:
+            raise too_large()
+
+
+def too_large() -> UndecodableError:
+    """Make the error for a value whose JSON would be too large."""
+    return UndecodableError(f"as JSON it has more than the {MAX_DECODED_BYTES} bytes that are allowed")
+
+
 def _with_int64_strings(value: object) -> bytes:
     try:
         # Most values contain no such integer, and this finds out at no cost.

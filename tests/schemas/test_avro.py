@@ -2,6 +2,7 @@
 
 import io
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 
 from dispatcher.schemas import avro
 from dispatcher.schemas.avro import AvroDecoder
+from dispatcher.schemas.avro_costs import Measure
 from dispatcher.schemas.avro_json import Content
 from dispatcher.schemas.framing import UndecodableError
+from tests.schemas.memory import peak_of_memory
 
 LIST = {
     "type": "record",
@@ -250,19 +253,76 @@ def test_records_that_contain_themselves_are_measured(monkeypatch: pytest.Monkey
         made.decode(content)
 
 
+LONG = "A" * 20_000
+
+
 @pytest.mark.parametrize(
-    "items",
+    ("items", "item", "avro_json"),
     [
-        {"type": "enum", "name": "E", "symbols": ["A" * 1_000_000]},
-        {"type": "record", "name": "R", "fields": [{"name": "A" * 1_000_000, "type": "int"}]},
+        ({"type": "enum", "name": "E", "symbols": [LONG]}, b"\x00", False),
+        ({"type": "record", "name": "R", "fields": [{"name": LONG, "type": "int"}]}, b"\x00", False),
+        ({"type": "record", "name": "R", "fields": [{"name": LONG, "type": ["null", "R"]}]}, b"\x00", False),
+        ({"type": "record", "name": "R", "fields": [{"name": LONG, "type": ["null", "R"]}]}, b"\x00", True),
+        (["null", {"type": "record", "name": LONG, "fields": []}], b"\x02", True),
+        (["null", {"type": "enum", "name": LONG, "symbols": ["A"]}], b"\x02\x00", True),
+        (["null", {"type": "fixed", "name": LONG, "size": 1}], b"\x02\x00", True),
+        (["null", {"type": "record", "name": "R", "namespace": LONG, "fields": []}], b"\x02", True),
     ],
 )
-def test_long_names_count_as_many_values(items: Any) -> None:
-    """Otherwise one byte would become a million as JSON."""
-    value: Any = ["A" * 1_000_000 if items["type"] == "enum" else {"A" * 1_000_000: 0}] * 1_100
-    schema = {"type": "array", "items": items}
-    with pytest.raises(UndecodableError, match="may hold more than"):
-        decoder(schema).decode(written(schema, value))
+def test_long_names_do_not_become_large_json(items: Any, item: bytes, avro_json: bool) -> None:
+    """One byte would become 20,000 as JSON: that is counted before it is written."""
+    made = decoder({"type": "array", "items": items})
+    content = b"\xc0\xb8\x02" + item * 20_000 + b"\x00"
+    with peak_of_memory() as peak, pytest.raises(UndecodableError, match="as JSON it has more than the 33554432 bytes"):
+        made.decode(content, avro_json=avro_json)
+    assert peak() < 16 * 2**20
+    assert len(made.decode(b"\xc8\x01" + item * 100 + b"\x00", avro_json=avro_json)) > 100 * len(LONG)
+
+
+def test_large_values_are_counted_exactly_enough() -> None:
+    """What JSON can hold is decoded, whatever is counted of it first."""
+    fields = [{"name": name, "type": kind} for name, kind in (('a\x01"', "int"), ("b", "string"), ("c", "bytes"))]
+    fields += [{"name": "d", "type": {"type": "map", "values": "double"}}]
+    made = decoder({"type": "array", "items": {"type": "record", "name": "R", "fields": fields}})
+    item = b"\x02\x04xy\x02\x00\x02\x02k" + struct.pack("<d", -1.5) + b"\x00"
+    content = b"\xc0\x9a\x0c" + item * 100_000 + b"\x00"
+    assert len(content) > made._max_bytes_uncounted
+    values = orjson.loads(made.decode(content))
+    assert (len(values), values[-1]) == (100_000, {'a\x01"': 1, "b": "xy", "c": "AA==", "d": {"k": -1.5}})
+
+
+def test_decimal_places_count_as_values() -> None:
+    """A decimal of no bytes has all of its places."""
+    kind = logical("bytes", "decimal", precision=256, scale=256)
+    plain, places = decoder({"type": "array", "items": "bytes"}), decoder({"type": "array", "items": kind})
+    assert places._max_bytes < plain._max_bytes / 4
+    assert places._max_bytes_uncounted < plain._max_bytes_uncounted / 4
+
+
+def test_types_of_unions_count_as_values() -> None:
+    """For each value the library compares all of them to a word."""
+    with pytest.raises(UndecodableError, match="an array in which 1 bytes stand for 627 values"):
+        decoder({"type": "array", "items": ["null"] * 10_000})
+    with pytest.raises(UndecodableError, match="a record that contains itself, in which 1 bytes stand for"):
+        decoder({"type": "record", "name": "R", "fields": [{"name": "next", "type": ["null"] * 10_000 + ["R"]}]})
+    assert decoder({"type": "array", "items": ["null"] * 200})._max_bytes < avro.MAX_VALUES / 10
+    assert decoder(["null"] * 10_000).decode(b"\x04") == b"null"
+
+
+def test_a_named_type_is_measured_once() -> None:
+    """Otherwise a schema that names a long enum often would take the square of its length."""
+    looks = 0
+
+    class Symbols(list[str]):
+        def __iter__(self) -> Iterator[str]:
+            nonlocal looks
+            looks += 1
+            return super().__iter__()
+
+    enum = {"type": "enum", "name": "E", "symbols": Symbols(["A", "B"])}
+    fields = [{"name": f"f{n}", "type": "E"} for n in range(50)]
+    Measure({"E": enum}).check({"type": "record", "name": "R", "fields": fields})
+    assert looks == 1
 
 
 @pytest.mark.parametrize("scale", [257, 2**40])
