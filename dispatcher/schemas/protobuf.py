@@ -1,14 +1,15 @@
 """Decodes Protobuf with descriptors that protoc makes from the texts in the registry.
 
 protoc runs in a separate process: whatever a text does to it, the replica continues. Protobuf's own parser bounds the
-parsing of a message (100 levels deep); the size of its JSON is bounded here.
+parsing of a message (100 levels deep); the size of its JSON is bounded here, while its values are made: each name of a
+field or an enum's value is a new string of Python, and is written with each value.
 """
 
 import subprocess
 import sys
 import tempfile
 from base64 import b64decode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,16 +19,13 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
 from dispatcher.schemas.framing import UndecodableError, message_indexes
-from dispatcher.schemas.values import duration_of, json_of, timestamp
+from dispatcher.schemas.values import MAX_DECODED_BYTES, duration_of, json_of, timestamp, too_large
 
 COMPILE_SECONDS = 20.0
 """How long protoc may take for one schema."""
 
 MAX_VALUES = 1_000_000
 """The most values in one message: two bytes can stand for a message with a thousand fields."""
-
-SHORT_CHARACTERS = 256
-"""Longer names of fields and values of enums count as several values: each value repeats its name as JSON."""
 
 MAX_IMPORT_DEPTH = 50
 
@@ -62,9 +60,6 @@ class ProtobufDecoder:
     def __init__(self, text: str, references: Mapping[str, str] | None = None) -> None:
         self._pool = descriptor_pool.DescriptorPool()
         files = _files(text, references or {})
-        longest = max((len(name) for file in files for name in _names((file,))), default=0)
-        self._weight = max(1.0, longest / SHORT_CHARACTERS)
-        """How many values one value counts as."""
         try:
             for file in files:
                 self._pool.Add(file)
@@ -104,9 +99,7 @@ class ProtobufDecoder:
             message.ParseFromString(content if indexes else content[used:])
         except (DecodeError, UnicodeDecodeError) as error:
             raise UndecodableError(f"it does not fit its Protobuf message: {error}") from error
-        return json_of(
-            _Writer(self._pool, int(MAX_VALUES / self._weight)).value_of(message), int64_strings=int64_strings
-        )
+        return json_of(_Writer(self._pool).value_of(message), int64_strings=int64_strings)
 
     def _descriptor(self, path: Sequence[int]) -> Descriptor:
         among, found = self._messages, None
@@ -129,10 +122,11 @@ class _Writer:
     The library's own `json_format` would turn every 64-bit integer into a string.
     """
 
-    def __init__(self, pool: descriptor_pool.DescriptorPool, max_values: int) -> None:
+    def __init__(self, pool: descriptor_pool.DescriptorPool) -> None:
         self._pool = pool
-        self._max_values = max_values
         self._values = 0
+        self._room_bytes = MAX_DECODED_BYTES
+        """How much the JSON may still have, apart from what is written of the values themselves."""
 
     def value_of(self, message: Message) -> Any:
         name = message.DESCRIPTOR.full_name
@@ -145,17 +139,72 @@ class _Writer:
             return duration_of(message.seconds, message.nanos)  # type: ignore[attr-defined]
         if name in _AS_THE_LIBRARY:
             try:
+                self._count(message)
                 return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=self._pool)
+            except UndecodableError:
+                raise
             except Exception as error:
                 raise UndecodableError(f"its {name} cannot be written as JSON: {error}") from error
         fields: dict[str, Any] = {}
         for field in message.DESCRIPTOR.fields:
             self._values += 1
-            if not field.has_presence or message.HasField(field.name):
-                fields[field.name] = self._field(field, getattr(message, field.name))
-        if self._values > self._max_values:
-            raise UndecodableError(f"its Protobuf message has more than {self._max_values} values")
+            field_name = field.name
+            if not field.has_presence or message.HasField(field_name):
+                self._room_bytes -= len(field_name) + 3
+                fields[field_name] = self._field(field, getattr(message, field_name))
+        self._check()
         return fields
+
+    def _check(self) -> None:
+        if self._values > MAX_VALUES:
+            raise UndecodableError(f"its Protobuf message has more than {MAX_VALUES} values")
+        if self._room_bytes < 0:
+            raise too_large()
+
+    def _count(self, message: Message) -> None:
+        """Count what the library is going to write of a message, including what is packed into each `Any`."""
+        if message.DESCRIPTOR.full_name == "google.protobuf.Any":
+            self._count_packed(message)
+            return
+        for field, value in message.ListFields():
+            items: Iterable[Any] = (value,)
+            held = field
+            if field.is_repeated:
+                items = value
+                self._values += len(value)
+                if field.message_type is not None and field.message_type.GetOptions().map_entry:
+                    held = field.message_type.fields_by_name["value"]
+                    items = (value[key] for key in value)
+            self._values += 1
+            self._room_bytes -= len(field.full_name if field.is_extension else field.name) + 3
+            self._check()
+            if held.message_type is not None:
+                for item in items:
+                    self._count(item)
+            elif held.enum_type is not None:
+                for item in items:
+                    self._enum_name(held, item)
+
+    def _count_packed(self, message: Any) -> None:
+        if not message.ListFields():
+            return
+        # The bytes of a message within messages are copied for each of them.
+        self._room_bytes -= len(message.value)
+        self._check()
+        kind = self._pool.FindMessageTypeByName(message.type_url.rpartition("/")[2])
+        packed = message_factory.GetMessageClass(kind)()
+        packed.ParseFromString(message.value)
+        self._count(packed)
+
+    def _enum_name(self, field: Any, value: int) -> str | int:
+        found = field.enum_type.values_by_number.get(value)
+        if found is None:
+            return value
+        name = str(found.name)
+        self._room_bytes -= len(name) + 2
+        if self._room_bytes < 0:
+            raise too_large()
+        return name
 
     def _field(self, field: Any, value: Any) -> Any:
         kind = field.message_type
@@ -172,24 +221,12 @@ class _Writer:
         if field.message_type is not None:
             return self.value_of(value)
         if field.enum_type is not None:
-            found = field.enum_type.values_by_number.get(value)
-            return value if found is None else found.name
+            return self._enum_name(field, value)
         return value
 
 
 def _map_key(key: object) -> str:
     return str(key).lower() if isinstance(key, bool) else str(key)
-
-
-def _names(holders: Iterable[Any]) -> Iterator[str]:
-    """Yield the names of all fields and enum values in files or messages."""
-    for holder in holders:
-        yield from (value.name for kind in holder.enum_type for value in kind.value)
-        if isinstance(holder, descriptor_pb2.DescriptorProto):
-            yield from (field.name for field in holder.field)
-            yield from _names(holder.nested_type)
-        else:
-            yield from _names(holder.message_type)
 
 
 def _files(text: str, references: Mapping[str, str]) -> list[descriptor_pb2.FileDescriptorProto]:

@@ -281,7 +281,9 @@ def test_long_names_do_not_become_large_json(items: Any, item: bytes, avro_json:
 
 def test_large_values_are_counted_exactly_enough() -> None:
     """What JSON can hold is decoded, whatever is counted of it first."""
-    fields = [{"name": name, "type": kind} for name, kind in (('a\x01"', "int"), ("b", "string"), ("c", "bytes"))]
+    fields: list[dict[str, Any]] = [
+        {"name": name, "type": kind} for name, kind in (('a\x01"', "int"), ("b", "string"), ("c", "bytes"))
+    ]
     fields += [{"name": "d", "type": {"type": "map", "values": "double"}}]
     made = decoder({"type": "array", "items": {"type": "record", "name": "R", "fields": fields}})
     item = b"\x02\x04xy\x02\x00\x02\x02k" + struct.pack("<d", -1.5) + b"\x00"

@@ -1,6 +1,7 @@
 """Protobuf: what the library writes is decoded to plain JSON, with descriptors that protoc makes of texts."""
 
 from base64 import b64encode
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from dispatcher.schemas import protobuf
 from dispatcher.schemas.framing import UndecodableError
 from dispatcher.schemas.protobuf import ProtobufDecoder
+from tests.schemas.memory import peak_of_memory
 
 REFERENCE = """
 syntax = "proto3";
@@ -186,18 +188,92 @@ def test_a_message_with_too_many_values_is_refused(shop: ProtobufDecoder, monkey
         shop.decode(ORDER_INDEXES + b"\x32\x00" * 50)
 
 
-@pytest.mark.parametrize("item", [b"\x10\x00", b"\x0a\x00"])
-def test_long_names_count_as_many_values(item: bytes) -> None:
-    """Otherwise two bytes would become 60,000 as JSON."""
-    name = "a" * 60_000
-    text = f"""
-        syntax = "proto3";
-        message R {{ repeated M m = 1; repeated E e = 2; message M {{ int32 {name} = 1; }} enum E {{ {name}s = 0; }} }}
-    """
-    made = ProtobufDecoder(text)
-    assert len(made.decode(b"\x00" + item * 100)) > 100 * len(name)
-    with pytest.raises(UndecodableError, match="more than 4266 values"):
-        made.decode(b"\x00" + item * 5000)
+def field(number: int, content: bytes) -> bytes:
+    """A field that has a length."""
+    length, size = len(content), b""
+    while length >= 128:
+        size, length = size + bytes([length & 0x7F | 0x80]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+def packed(name: str, content: bytes) -> bytes:
+    """An Any."""
+    return field(1, b"x/" + name.encode()) + field(2, content)
+
+
+LONG = "a" * 20_000
+NAMES = f"""
+    syntax = "proto3";
+    import "google/protobuf/any.proto";
+    import "google/protobuf/struct.proto";
+    message R {{ repeated M m = 1; repeated E e = 2; map<int32, E> n = 3; google.protobuf.Any any = 4;
+      repeated google.protobuf.Any anys = 5; google.protobuf.ListValue list = 6; }}
+    message M {{ int32 {LONG} = 1; }}
+    enum E {{ {LONG}s = 0; }}
+"""
+
+
+@pytest.fixture(scope="module")
+def names() -> ProtobufDecoder:
+    """The decoder of `NAMES`."""
+    return ProtobufDecoder(NAMES)
+
+
+MANY_NAMES: dict[str, Callable[[int], bytes]] = {
+    "messages": lambda number: b"\x0a\x02\x08\x01" * number,
+    "enums": lambda number: field(2, b"\x00" * number),
+    "maps": lambda number: b"".join(
+        field(3, b"\x08" + bytes([n & 0x7F | 0x80, n >> 7]) + b"\x10\x00") for n in range(128, 128 + number)
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MANY_NAMES)
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_long_names_do_not_become_large_json(kind: str, depth: int, names: ProtobufDecoder) -> None:
+    """A byte would become 20,000 as JSON: they are counted while values are made, and before the library makes any."""
+
+    def content(number: int) -> bytes:
+        content = MANY_NAMES[kind](number)
+        for level in range(depth):
+            content = field(4 + level % 2, packed("R", content))
+        return b"\x00" + content
+
+    assert len(names.decode(content(100))) > 100 * len(LONG)
+    with peak_of_memory() as peak, pytest.raises(UndecodableError, match="as JSON it has more than the 33554432 bytes"):
+        names.decode(content(16_000))
+    assert peak() < 48 * 2**20
+
+
+def test_what_the_library_writes_is_counted(names: ProtobufDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bound on values includes those within Any, and what has no fixed fields."""
+    monkeypatch.setattr(protobuf, "MAX_VALUES", 100)
+    for content, few in ((field(1, b"\x32\x00"), 20), (field(1, b"\x20\x01"), 20)):
+        assert len(orjson.loads(names.decode(b"\x00" + field(6, content * few)))["list"]) == few
+        with pytest.raises(UndecodableError, match="more than 100 values"):
+            names.decode(b"\x00" + field(6, content * 120))
+    with pytest.raises(UndecodableError, match="more than 100 values"):
+        names.decode(b"\x00" + field(4, packed("R", b"\x0a\x00" * 101)))
+    with pytest.raises(UndecodableError, match="more than 100 values"):
+        names.decode(b"\x00" + field(5, packed("R", b"")) * 101)
+
+
+def test_messages_packed_into_each_other_are_bounded(names: ProtobufDecoder) -> None:
+    """Each level holds a copy of all levels within it."""
+    content = packed("R", field(2, b"\x00") + field(7, b"x" * 2**20))  # an unknown field
+
+    def nested(levels: int) -> bytes:
+        found = content
+        for _ in range(levels):
+            found = packed("google.protobuf.Any", found)
+        return b"\x00" + field(4, found)
+
+    assert b'"@type":"x/R"' in names.decode(nested(5))
+    with pytest.raises(UndecodableError, match="as JSON it has more than"):
+        names.decode(nested(60))
+    with peak_of_memory() as peak, pytest.raises(UndecodableError, match="as JSON it has more than"):
+        names.decode(nested(200))
+    assert peak() < 80 * 2**20
 
 
 @pytest.mark.parametrize(
