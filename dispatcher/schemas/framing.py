@@ -28,8 +28,19 @@ MAX_MESSAGE_INDEXES = 64
 """The most indexes: Protobuf's own parsers allow 100 levels, and files nest a handful."""
 
 
+MAX_REASON_CHARACTERS = 1000
+"""Longer reasons are cut: they repeat names from schemas and records, and are kept and logged."""
+
+
 class UndecodableError(DispatcherError):
-    """A key or value cannot be decoded with its schema, now or ever."""
+    """A key or value cannot be decoded with its schema, now or ever.
+
+    Args:
+        reason: Why; at most `MAX_REASON_CHARACTERS` of it are kept.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason[:MAX_REASON_CHARACTERS])
 
 
 class Framed(NamedTuple):

@@ -17,25 +17,31 @@ import orjson
 import trio
 
 from dispatcher.errors import DispatcherError
-from dispatcher.schemas.framing import SchemaKey, UndecodableError
+from dispatcher.schemas.framing import MAX_REASON_CHARACTERS, SchemaKey, UndecodableError
 
 TIMEOUT_SECONDS = 10.0
 """How long the registry may take for a schema and everything that it refers to."""
 
 MAX_SCHEMA_BYTES = 2 * 1024 * 1024
-"""The largest response that is read, and the largest total size of a schema with everything that it refers to."""
+"""The largest response that is read, and the largest total size of what a schema refers to, counted once for each name
+that it is referred to by: decoders read it as often."""
 
 MAX_REFERENCES = 256
-"""How many other schemas one schema may need."""
+"""How many other schemas one schema may need, and under how many names."""
 
 
 class RegistryUnavailableError(DispatcherError):
-    """The registry gives no usable answer; a later attempt may succeed."""
+    """The registry gives no usable answer; a later attempt may succeed.
+
+    Args:
+        message: Why; at most `MAX_REASON_CHARACTERS` of it are kept.
+        is_away: Whether there was no response at all.
+    """
 
     retriable = True
 
     def __init__(self, message: str, *, is_away: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(message[:MAX_REASON_CHARACTERS])
         self.is_away = is_away
         """Whether there was no response at all, in which case other requests need not be tried at once."""
 
@@ -123,6 +129,8 @@ class Registry:
         references = schema.get("references") or []
         if not isinstance(references, list):
             raise RegistryUnavailableError(f"{self.url} names references that are not a list")
+        if len(references) > MAX_REFERENCES:
+            raise _too_many()
         for reference in references:
             try:
                 name, subject, version = str(reference["name"]), str(reference["subject"]), int(reference["version"])
@@ -130,15 +138,19 @@ class Registry:
                 raise RegistryUnavailableError(f"{self.url} names a reference without subject or version") from error
             if (subject, version) not in known:
                 if len(known) >= MAX_REFERENCES:
-                    raise UndecodableError(f"it refers to more than {MAX_REFERENCES} schemas")
+                    raise _too_many()
                 found = await self._get(
                     f"subjects/{quote(subject, safe='')}/versions/{version}", f"{subject} {version}"
                 )
                 known[subject, version] = _text(found)
                 if sum(map(len, known.values())) > MAX_SCHEMA_BYTES:
-                    raise UndecodableError(f"it and what it refers to have more than {MAX_SCHEMA_BYTES} bytes")
+                    raise _too_large()
                 await self._collect(found, into, known)
             into[name] = known[subject, version]
+            if len(into) > MAX_REFERENCES:
+                raise _too_many()
+            if sum(len(name) + len(text) for name, text in into.items()) > MAX_SCHEMA_BYTES:
+                raise _too_large()
 
     async def _get(self, path: str, what: str) -> dict[str, Any]:
         body = b""
@@ -168,3 +180,11 @@ class Registry:
 
 def _text(found: Mapping[str, Any]) -> str:
     return str(found["schema"])
+
+
+def _too_many() -> UndecodableError:
+    return UndecodableError(f"it refers to more than {MAX_REFERENCES} schemas")
+
+
+def _too_large() -> UndecodableError:
+    return UndecodableError(f"it and what it refers to have more than {MAX_SCHEMA_BYTES} bytes")

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from dispatcher.schemas import registry as registry_module
-from dispatcher.schemas.framing import UndecodableError
+from dispatcher.schemas.framing import MAX_REASON_CHARACTERS, UndecodableError
 from dispatcher.schemas.registry import RegisteredSchema, Registry, RegistryUnavailableError
 from testbed.registry import RegistryServer, serve_registry
 
@@ -160,3 +160,53 @@ async def test_what_a_schema_refers_to_is_bounded_in_bytes(monkeypatch: pytest.M
             server.add_version(f"s{n}", 1, text)
         with pytest.raises(UndecodableError, match="what it refers to have more than 400 bytes"):
             await Registry(server.url).fetch(1)
+
+
+async def test_names_are_bounded_even_if_they_name_the_same_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoders read a schema once for each of its names."""
+    monkeypatch.setattr(registry_module, "MAX_REFERENCES", 3)
+    async with serve_registry() as server:
+        server.add(1, "x", references=[(f"r{n}", "s", 1) for n in range(4)])
+        server.add_version("s", 1, "y")
+        # No list is too long, but all together are.
+        server.add(2, "x", references=[("a", "t", 1), ("b", "u", 1)])
+        server.add_version("t", 1, "y", references=[("c", "s", 1), ("d", "s", 1)])
+        server.add_version("u", 1, "y", references=[("e", "s", 1)])
+        server.add(3, "x", references=[(f"r{n}", "s", 1) for n in range(3)])
+        registry = Registry(server.url)
+        for key in (1, 2):
+            with pytest.raises(UndecodableError, match="more than 3 schemas"):
+                await registry.fetch(key)
+        assert len((await registry.fetch(3)).references) == 3
+        await registry.close()
+
+
+async def test_names_count_with_the_bytes_of_what_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four names of a schema of 100 bytes are 400 bytes for its decoder, and so are four names of 100 bytes."""
+    monkeypatch.setattr(registry_module, "MAX_SCHEMA_BYTES", 400)
+    async with serve_registry() as server:
+        server.add(1, "x", references=[(f"n{n}", "s", 1) for n in range(4)])
+        server.add_version("s", 1, "y" * 100)
+        server.add(2, "x", references=[("a" * 100, "t", 1), ("b" * 100, "u", 1)])
+        server.add_version("t", 1, "y", references=[("c" * 100, "u", 1), ("d" * 100, "u", 1)])
+        server.add_version("u", 1, "y")
+        server.add(3, "x", references=[(f"n{n}", "s", 1) for n in range(3)])
+        registry = Registry(server.url)
+        for key in (1, 2):
+            with pytest.raises(UndecodableError, match="what it refers to have more than 400 bytes"):
+                await registry.fetch(key)
+        assert len((await registry.fetch(3)).references) == 3
+        await registry.close()
+
+
+async def test_a_registry_that_fails_with_a_long_name_gives_a_short_reason() -> None:
+    """The reason is kept and logged."""
+    async with serve_registry() as server:
+        subject = "s" * 5_000
+        server.add(1, "x", references=[("n", subject, 1)])
+        server.statuses[f"/subjects/{subject}/versions/1"] = b"500 Internal Server Error"
+        registry = Registry(server.url)
+        with pytest.raises(RegistryUnavailableError, match="answered 500 for sss") as caught:
+            await registry.fetch(1)
+        assert len(str(caught.value)) == MAX_REASON_CHARACTERS
+        await registry.close()

@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from uuid import UUID
 
+import orjson
 import pytest
 import trio
 import trio.testing
 
 from dispatcher.schemas import schemas as schemas_module
-from dispatcher.schemas.framing import SchemaKey
+from dispatcher.schemas.framing import MAX_REASON_CHARACTERS, SchemaKey
 from dispatcher.schemas.registry import Registry
 from dispatcher.schemas.schemas import Decoder, Missing, Schemas
 from testbed.patience import seconds
@@ -264,3 +265,14 @@ async def test_what_is_known_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch
             assert (schemas.statistics().known, schemas.evictions) == (1, 2)
             await found_decoder(schemas, 1)
             assert schemas.decoder(3) is None
+
+
+async def test_the_reason_for_a_schema_that_cannot_be_used_is_short() -> None:
+    """It names what the schema names, and is kept for each id, and logged."""
+    async with serve_registry() as server:
+        server.add(1, orjson.dumps({"type": "array", "items": "U" * 1_000_000}).decode())
+        async with running(server) as schemas:
+            missing = await found(schemas, 1)
+            assert isinstance(missing, Missing)
+            assert missing.reason.startswith("its Avro schema is wrong: UnknownType: UUU")
+            assert len(missing.reason) == MAX_REASON_CHARACTERS
