@@ -13,6 +13,19 @@ from dispatcher.telemetry.rows import histogram
 from dispatcher.telemetry.snapshot import Snapshot
 
 
+def replica_info(replica: str) -> Metric:
+    """Return ``dispatcher_info``: addresses change with each task; this lets queries join a stable name.
+
+    Args:
+        replica: The replica's name.
+    """
+    info = GaugeMetricFamily(
+        "dispatcher_info", "1, with the replica's name and version.", labels=["replica", "version"]
+    )
+    info.add_metric([replica, __version__], 1)
+    return info
+
+
 class Metrics(Collector):
     """Makes the page.
 
@@ -49,12 +62,7 @@ class Metrics(Collector):
         """The metrics, for prometheus-client."""
         if self._snapshot is None:
             return
-        # Addresses change with each task; this lets queries join the other metrics with a stable name.
-        info = GaugeMetricFamily(
-            "dispatcher_info", "1, with the replica's name and version.", labels=["replica", "version"]
-        )
-        info.add_metric([self._replica, __version__], 1)
-        yield info
+        yield replica_info(self._replica)
         for row in ROWS:
             family = row.family(f"dispatcher_{row.name}", row.help, labels=row.labels)
             for labels, value in row.samples(self._snapshot):

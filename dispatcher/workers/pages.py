@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from dispatcher.sansio.health import ReplicaState
 from dispatcher.settings import Settings
+from dispatcher.telemetry.metrics_page import replica_info
 from dispatcher.workers.member import Member, MemberStatistics
 
 ANSWER_SECONDS = 2.0
@@ -36,7 +37,7 @@ STATES = tuple(map(str, ReplicaState))
 these states counts."""
 
 PARENT = "parent"
-"""The label ``worker`` of the metrics of the parent's own process."""
+"""The label ``worker`` of the metrics of the parent's own process, and of the name of the whole replica."""
 
 
 class Format(NamedTuple):
@@ -99,7 +100,8 @@ class WorkersStatus:
         pages = await self._pages("openmetrics" if openmetrics else "metrics")
         statistics = {member.name: member.statistics() for member in self._members}
         form = OPENMETRICS if openmetrics else TEXT
-        return await trio.to_thread.run_sync(_render_metrics, form, pages, statistics, limiter=self._rendering)
+        replica = self._settings.client_id
+        return await trio.to_thread.run_sync(_render_metrics, form, replica, pages, statistics, limiter=self._rendering)
 
     async def _pages(self, what: str) -> Mapping[str, bytes | None]:
         pages: dict[str, bytes | None] = {member.name: None for member in self._members}
@@ -188,16 +190,32 @@ def sum_of(values: Sequence[Any]) -> Any:
 
 
 def _render_metrics(
-    form: Format, pages: Mapping[str, bytes | None], statistics: Mapping[str, MemberStatistics]
+    form: Format, replica: str, pages: Mapping[str, bytes | None], statistics: Mapping[str, MemberStatistics]
 ) -> bytes:
     parent = CollectorRegistry()
     for make in (ProcessCollector, PlatformCollector, GCCollector):
         make(registry=parent)
+    parent.register(_Named(replica))
     texts = {name: page.decode() for name, page in pages.items() if page is not None}
     registry = CollectorRegistry()
     texts_of_all = {**texts, PARENT: form.generate(parent).decode()}
     registry.register(_Merged(form, texts_of_all, statistics, set(texts)))
     return form.generate(registry)
+
+
+class _Named(Collector):
+    """The name of the whole replica: workers have names of their own.
+
+    Args:
+        replica: The replica's name.
+    """
+
+    def __init__(self, replica: str) -> None:
+        self._replica = replica
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric, for prometheus-client."""
+        yield replica_info(self._replica)
 
 
 class _Merged(Collector):

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import pytest
 import trio
 import yaml
 
@@ -64,16 +66,21 @@ def prometheus(folder: Path, **targets: str) -> Iterator[str]:
         process.wait(30)
 
 
-async def test_every_panel_has_data(kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path) -> None:
-    """Each query of each panel returns series, for a replica with a subscriber behind an edge."""
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_every_panel_has_data(
+    kafka: Kafka, replicas: Callable[..., Replica], tmp_path: Path, workers: int
+) -> None:
+    """Each query of each panel returns series, for a replica with a subscriber behind an edge, by replica one each."""
     topic = kafka.create_topic(1)
-    replica = replicas(kafka.bootstrap_servers, topic)
+    several = {"workers": workers, "default_scope": "topic", "operations_bind": "127.0.0.1:0", "max_subscribers": 50}
+    replica = replicas(kafka.bootstrap_servers, topic, settings=several)
     await trio.to_thread.run_sync(replica.wait_until_ready)
     host, port = replica.address
     began = time.time()
+    operations = urlsplit(replica.operations_url).netloc
     with (
         edge(tmp_path, f"server replica1 {host}:{port}") as front,
-        prometheus(tmp_path, dispatcher=f"{host}:{port}", edge=f"127.0.0.1:{front.operations}") as address,
+        prometheus(tmp_path, dispatcher=operations, edge=f"127.0.0.1:{front.operations}") as address,
     ):
         async with open_sse(replica) as stream:
             await trio.to_thread.run_sync(produce_numbered, kafka.bootstrap_servers, topic, 1, 1, 0, 7)
@@ -88,6 +95,8 @@ async def test_every_panel_has_data(kafka: Kafka, replicas: Callable[..., Replic
                         continue  # it starts
                     empty = [panel.title for panel in panels if not panel.has_data]
     assert empty == []
+    lines = [one["metric"] for panel in panels for answer in panel.answers.values() for one in answer]
+    assert {line["replica"] for line in lines if "replica" in line} == {replica.client_id}
 
 
 def test_grafana_can_tell_panels_and_queries_apart() -> None:

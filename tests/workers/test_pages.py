@@ -77,6 +77,20 @@ async def test_metrics_keep_their_numbers_and_get_the_worker() -> None:
     assert merged.count(b"# TYPE dispatcher_deliveries_total counter") == 1
 
 
+@pytest.mark.parametrize(("openmetrics", "end"), [(False, ""), (True, "# EOF\n")])
+async def test_one_process_of_the_replica_has_the_name_of_the_whole(openmetrics: bool, end: str) -> None:
+    """Queries join it with the metrics of all workers by the instance alone; the workers have names of their own."""
+    head = "# TYPE dispatcher_info gauge\n"
+    texts = [f'{head}dispatcher_info{{replica="edge-{n}",version="1"}} 1\n{end}' for n in (1, 2)]
+    what = "openmetrics" if openmetrics else "metrics"
+    status = status_of(*(Answering(str(n), {what: text.encode()}) for n, text in enumerate(texts, 1)))
+    page = (await status.metrics_page(openmetrics=openmetrics)).decode()
+    (info,) = [one for one in text_string_to_metric_families(page) if one.name == "dispatcher_info"]
+    names = {sample.labels["worker"]: sample.labels["replica"] for sample in info.samples}
+    assert names == {"1": "edge-1", "2": "edge-2", "parent": "edge"}
+    assert page.count(head) == 1
+
+
 async def test_a_worker_that_does_not_answer_is_down_and_waited_for_no_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
