@@ -26,8 +26,8 @@ ANSWER_SECONDS = 2.0
 SUMMED = ("commits", "connections", "access", "subscribers", "records", "replays", "history", "bytes", "tasks")
 """Members of ``/status`` whose numbers are added up."""
 
-NOT_SUMMED = frozenset({"behind_records", "most_subscribers_of_one_address", "transports"})
-"""Members of these whose sum would be meaningless."""
+NOT_SUMMED = frozenset({"addresses", "behind_records", "most_subscribers_of_one_address", "transports"})
+"""Members of these whose sum would be meaningless: one address may have subscribers in several workers."""
 
 HEALTHS = ("degraded", "unknown", "healthy")
 """The health of topics and the group, the worst first."""

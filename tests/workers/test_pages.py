@@ -110,6 +110,7 @@ def a_status(worker: int, partition: int) -> bytes:
     """What a worker says, in part."""
     tables: dict[str, Any] = {name: {} for name in pages.SUMMED}
     tables |= {"connections": worker, "tasks": 1, "records": {"deliveries": 10 * worker, "unmatched": {"a": worker}}}
+    tables["access"] = {"addresses": 3, "most_subscribers_of_one_address": 2, "refused_streams": worker}
     tables |= {"subscribers": {"total": worker, "behind_records": {"median": 1, "worst": 9}}}
     partitions = [{"topic": "a", "partition": partition}]
     return orjson.dumps(
@@ -152,6 +153,8 @@ async def test_the_status_has_every_worker_and_sums() -> None:
     ]
     assert page["subscribers"] == {"total": 3}
     assert page["connections"] == 3
+    # Nobody can add up addresses: the same one may have subscribers in both workers.
+    assert page["access"] == {"refused_streams": 3}
     assert page["records"] == {"deliveries": 30, "unmatched": {"a": 3}}
     assert [(one["worker"], one["pid"], one["sent_on"], one["status"]["connections"]) for one in page["workers"]] == [
         ("1", 17, 3, 1),
