@@ -56,6 +56,7 @@ class ExpiryWatch:
         hub: Has the history.
         offsets: Knows what was dispatched.
         paused: Partitions that are paused.
+        held: Partitions whose records wait for a schema.
     """
 
     def __init__(
@@ -64,13 +65,15 @@ class ExpiryWatch:
         replays: Replays,
         hub: Hub,
         offsets: OffsetTracker,
+        *,
         paused: Callable[[], frozenset[TopicPartition]],
+        held: Callable[[], frozenset[TopicPartition]],
     ) -> None:
         self._prober = RetentionProber(replays.leaders, settings.topics)
         self._replays = replays
         self._history = hub.history
         self._offsets = offsets
-        self._paused = paused
+        self._paused, self._held = paused, held
         self._watch = RetentionWatch()
         self._retentions: Mapping[str, Retention] = {}
         self._ask_at = 0.0
@@ -106,7 +109,8 @@ class ExpiryWatch:
         if waiting is not None:
             retention = self._retentions.get(partition.topic)
             return self._watch.outlook(partition, waiting, retention, time.time() * 1000)
-        return UNKNOWN if self._is_in_kafka(partition) else NOTHING_WAITS
+        # What waits for its schema is with the consumer. A replay would wait for that schema as well.
+        return UNKNOWN if partition in self._held() or self._is_in_kafka(partition) else NOTHING_WAITS
 
     def statistics(self) -> ExpiryStatistics:
         """A snapshot of the watch."""

@@ -89,7 +89,9 @@ class Pipeline:
             owns_first=lambda: TopicPartition(settings.topics[0], 0) in self._offsets.partitions,
             happened=self._happened,
         )
-        self.undelivered = Undelivered(settings, self._replays, self.hub, self._offsets, lambda: self._flow.paused)
+        self._held, self._stop = frozenset[TopicPartition](), False
+        waits = {"paused": lambda: self._flow.paused, "held": lambda: self._held}
+        self.undelivered = Undelivered(settings, self._replays, self.hub, self._offsets, **waits)
         self._fetching = Fetching(self._flow, self.hub, self._offsets, self._health, self.undelivered.is_wanted)
         self._intake = Intake(self._offsets, self._flow, self.hub, self._following, self.undelivered.forget)
         self._topics = TopicWatch(
@@ -103,7 +105,6 @@ class Pipeline:
             answered=self._brokers_answered,
             found=self._following.logs.found,
         )
-        self._held, self._stop = frozenset[TopicPartition](), False
         self._rebalances = self._crossings = 0
         self._revoking_since = self._last_exchange_at = -math.inf
 

@@ -36,6 +36,7 @@ class Undelivered:
         hub: Has the waiting records.
         offsets: Knows the assignment.
         paused: Partitions that are paused.
+        held: Partitions whose records wait for a schema.
     """
 
     def __init__(
@@ -44,7 +45,9 @@ class Undelivered:
         replays: Replays,
         hub: Hub,
         offsets: OffsetTracker,
+        *,
         paused: Callable[[], frozenset[TopicPartition]],
+        held: Callable[[], frozenset[TopicPartition]],
     ) -> None:
         self.letters = DeadLetters(
             admin_properties(replay_properties(settings)),
@@ -55,7 +58,7 @@ class Undelivered:
         )
         """Takes records that cannot be delivered, whatever the reason."""
         hub.acking.dead_letters = self.letters
-        self._expiry = ExpiryWatch(settings, replays, hub, offsets, paused)
+        self._expiry = ExpiryWatch(settings, replays, hub, offsets, paused=paused, held=held)
         self._deadlines = Deadlines(settings, hub, offsets, self._expiry, self.letters)
 
     async def run(self) -> None:

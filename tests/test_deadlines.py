@@ -62,7 +62,7 @@ class Bench:
         self.door = Door()
         replays = Replays({}, concurrency=1, batch_bytes=1000)
         self.hub = Hub(settings, self._dispatched, replays)
-        expiry = ExpiryWatch(settings, replays, self.hub, self.offsets, frozenset)
+        expiry = ExpiryWatch(settings, replays, self.hub, self.offsets, paused=frozenset, held=frozenset)
         self.deadlines = Deadlines(settings, self.hub, self.offsets, expiry, self.door)  # type: ignore[arg-type]
         self.begin()
 

@@ -80,11 +80,12 @@ async def test_a_partition_waits_for_its_schema_in_order_and_others_go_on(
                 await in_thread(
                     replica.wait_for, "partition 1 waits", lambda s: s["schemas"]["waiting"] == [f"{topic}:1"]
                 )
-                await in_thread(
+                status = await in_thread(
                     replica.wait_for,
                     "what was sent is committed, and no more",
                     lambda s: [p["committed"] for p in s["partitions"]] == [4, 2],
                 )
+                assert [p["oldest_waiting_seconds"] for p in status["partitions"]] == [0, None]
                 del server.bodies["/schemas/ids/2"]
                 rest = await ws_records(live, 5)
                 assert [one["offset"] for one in rest] == [2, 3, 4, 5, 6]

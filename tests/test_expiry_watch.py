@@ -15,7 +15,7 @@ from dispatcher.sansio.filter_dialect import read_filter
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ranges import Bounds, Chunk, Range
 from dispatcher.sansio.records import Batch, Record, TopicPartition
-from dispatcher.sansio.retention import UNKNOWN
+from dispatcher.sansio.retention import NOTHING_WAITS, UNKNOWN
 from dispatcher.settings import Settings
 from testbed.patience import seconds
 from tests.hub.test_hub import RecordingTransport, settle, subscribed
@@ -58,7 +58,7 @@ async def test_a_parked_record_is_older_than_what_waits_in_memory_after_it(
     hub.assigned([ONE])
     offsets.assigned(ONE)
     epoch = offsets.began(ONE, 0)
-    watch = ExpiryWatch(settings, log, hub, offsets, frozenset)  # type: ignore[arg-type]
+    watch = ExpiryWatch(settings, log, hub, offsets, paused=frozenset, held=frozenset)  # type: ignore[arg-type]
     monkeypatch.setattr(watch, "_ask_at", 1e18)
     nursery.start_soon(hub.run)
     nursery.start_soon(watch.run)
@@ -84,3 +84,18 @@ async def test_a_parked_record_is_older_than_what_waits_in_memory_after_it(
         assert found is not None
         assert (found.offset, found.timestamp_ms) == (0, 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_records_that_wait_for_their_schema_are_of_unknown_age() -> None:
+    """Neither the history nor the paused partitions have them, but they wait."""
+    settings = Settings(client_id="replica", topics=("assets",))
+    offsets, log, held = OffsetTracker(), OneLog(), {ONE}
+    hub = Hub(settings, lambda *_: None, log)  # type: ignore[arg-type]
+    hub.assigned([ONE])
+    offsets.assigned(ONE)
+    offsets.began(ONE, 0)
+    of_log = {"replays": log, "paused": frozenset, "held": lambda: frozenset(held)}
+    watch = ExpiryWatch(settings, hub=hub, offsets=offsets, **of_log)  # type: ignore[arg-type]
+    assert watch.statistics().outlooks == {ONE: UNKNOWN}
+    held.clear()
+    assert watch.statistics().outlooks == {ONE: NOTHING_WAITS}

@@ -66,7 +66,7 @@ class Bench:
         self.writer = GatedWriter()
         monkeypatch.setattr(self.letters, "_writer", self.writer)
         self.hub.acking.dead_letters = self.letters
-        expiry = ExpiryWatch(settings, replays, self.hub, self.offsets, frozenset)
+        expiry = ExpiryWatch(settings, replays, self.hub, self.offsets, paused=frozenset, held=frozenset)
         self.deadlines = Deadlines(settings, self.hub, self.offsets, expiry, self.letters)
         self.offsets.assigned(ONE)
         self.hub.assigned([ONE])
