@@ -157,8 +157,10 @@ class Connection:
         return ids[-1] if ids else self.client.last_id
 
     def leave(self, assignments: Mapping[TopicPartition, int]) -> Client:
-        """Note what the client is owed when it returns: of each partition that an id or its start named."""
-        next_offsets, named = dict(self.claims), set(self.here)
+        """Note what the client is owed when it returns: of each partition that an id named, or its time."""
+        next_offsets = dict(self.claims)
+        # Whoever was sent nothing comes back as it came: others may have taken what it would have begun with.
+        named = set(self.named if self.client.since_ms is None else self.here)
         for position, partition, _, last in self.steps():
             named |= position.keys()
             if partition is not None:
