@@ -5,6 +5,7 @@ Trio's. Threads share dicts, and change them only by single operations that the 
 """
 
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,6 +43,9 @@ BYTES_PER_CHARACTER = 10
 DECODER_OVERHEAD_BYTES = 2048
 
 FETCHES_AT_ONCE = 4
+
+MAX_WANTED = 1_000
+"""How many schemas may wait to be fetched, those being fetched included: each partition waits for one at a time."""
 
 LOG_SECONDS = 10.0
 """The least time between two log lines about schemas that cannot be used."""
@@ -90,14 +94,18 @@ class Schemas:
         self._missing: dict[SchemaKey, Missing] = {}
         self._wanted: dict[SchemaKey, float] = {}
         """Schemas to fetch or being fetched, and since when."""
-        self._under_way: set[SchemaKey] = set()
-        self._wake_up = trio.Event()
+        self._queue: deque[SchemaKey] = deque()
+        """Those of them that no task has taken yet."""
+        self._idle = trio.lowlevel.ParkingLot()
+        """Tasks that wait for the queue."""
         self._token: trio.lowlevel.TrioToken | None = None
         self._fetches = self._failures = 0
         self._unavailable: str | None = None
         self._unavailable_since = self._failed_at = 0.0
         self._away_until = 0.0
         """Until when no connection is tried, after one failed."""
+        self._is_silent = False
+        """Whether the registry gave no response at all when it failed last."""
         self._log_at = -LOG_SECONDS
 
     def decoder(self, key: SchemaKey) -> Decoder | None:
@@ -118,9 +126,7 @@ class Schemas:
             if missing is not None and now >= missing.ask_again_at + FORGET_SECONDS:
                 missing = None
                 self._missing.pop(key, None)
-            self._wanted[key] = now
-            if self._token is not None:
-                self._token.run_sync_soon(self._wake, idempotent=True)
+            self._want(key, now)
         if missing is None and unavailable is not None and now < self._failed_at + FORGET_SECONDS:
             return Missing(unavailable, now, self._unavailable_since)
         return missing
@@ -139,16 +145,11 @@ class Schemas:
     async def run(self) -> None:
         """Fetch requested schemas, a few at a time, until cancelled. *Cancellation*: safe."""
         self._token = trio.lowlevel.current_trio_token()
-        limiter = trio.CapacityLimiter(FETCHES_AT_ONCE)
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._ask_again)
-                while True:
-                    self._wake_up = trio.Event()
-                    for key in self._wanted.copy().keys() - self._under_way:
-                        self._under_way.add(key)
-                        nursery.start_soon(self._fetch, key, limiter)
-                    await self._wake_up.wait()
+                for _ in range(FETCHES_AT_ONCE):
+                    nursery.start_soon(self._fetch_wanted)
         finally:
             self._token = None
             with trio.move_on_after(1, shield=True):
@@ -160,30 +161,50 @@ class Schemas:
             await trio.sleep(ASK_SECONDS)
             if self._unavailable is not None and not self._wanted:
                 unanswered = [key for key, missing in self._missing.copy().items() if missing.since is not None]
-                self._wanted |= dict.fromkeys(unanswered[-1:], time.monotonic())
-                self._wake()
+                for key in unanswered[-1:]:
+                    self._want(key, time.monotonic())
+
+    def _want(self, key: SchemaKey, now: float) -> None:
+        """Queue a schema, if there is room. *Thread*: any."""
+        # While the registry is silent, each request may last until its timeout and says the same: make one at a time.
+        if self._is_silent and (self._wanted or now < self._away_until):
+            return
+        # Another thread may want it at the same moment: only one of them finds its own number, and queues the schema.
+        if len(self._wanted) < MAX_WANTED and self._wanted.setdefault(key, now) is now:
+            self._queue.append(key)
+            if self._token is not None:
+                self._token.run_sync_soon(self._wake, idempotent=True)
 
     def _wake(self) -> None:
-        self._wake_up.set()
+        self._idle.unpark(count=len(self._queue))
 
-    async def _fetch(self, key: SchemaKey, limiter: trio.CapacityLimiter) -> None:
-        async with limiter:
-            try:
-                decoder, size_bytes = await self._fetched(key)
-            except UndecodableError as error:
-                self._answered()
-                self._note(key, Missing(str(error), time.monotonic() + MISSING_SECONDS, None))
-                self._warn("schema cannot be used", schema=str(key), reason=str(error))
-            except RegistryUnavailableError as error:
-                self._fail(key, error)
+    async def _fetch_wanted(self) -> None:
+        while True:
+            while not self._queue:
+                await self._idle.park()
+            key = self._queue.popleft()
+            if time.monotonic() < self._away_until:
+                # What was queued before the registry fell silent need not try it: `look_up` says why.
+                del self._wanted[key]
+                await trio.lowlevel.checkpoint()
             else:
-                self._answered()
-                self._missing.pop(key, None)
-                self._keep(key, decoder, size_bytes)
-            # Do this last: once a schema is no longer wanted, its decoder must be there, or the reason why there is
-            # none.
-            del self._wanted[key]
-            self._under_way.discard(key)
+                await self._fetch(key)
+
+    async def _fetch(self, key: SchemaKey) -> None:
+        try:
+            decoder, size_bytes = await self._fetched(key)
+        except UndecodableError as error:
+            self._answered()
+            self._note(key, Missing(str(error), time.monotonic() + MISSING_SECONDS, None))
+            self._warn("schema cannot be used", schema=str(key), reason=str(error))
+        except RegistryUnavailableError as error:
+            self._fail(key, error)
+        else:
+            self._answered()
+            self._missing.pop(key, None)
+            self._keep(key, decoder, size_bytes)
+        # Do this last: once a schema is no longer wanted, its decoder must be there, or the reason why there is none.
+        del self._wanted[key]
 
     def _keep(self, key: SchemaKey, decoder: Decoder, size_bytes: int) -> None:
         self._decoders[key] = decoder
@@ -196,8 +217,6 @@ class Schemas:
             self.evictions += 1
 
     async def _fetched(self, key: SchemaKey) -> tuple[Decoder, int]:
-        if time.monotonic() < self._away_until:
-            raise RegistryUnavailableError(self._unavailable or "")
         self._fetches += 1
         try:
             schema = await self._registry.fetch(key)
@@ -214,6 +233,7 @@ class Schemas:
         if self._unavailable is not None:
             log.info("schema registry available again", url=self._registry.url)
         self._unavailable = None
+        self._is_silent = False
         self._away_until = 0.0
 
     def _fail(self, key: SchemaKey, error: RegistryUnavailableError) -> None:
@@ -222,6 +242,7 @@ class Schemas:
             self._unavailable_since = self._wanted[key]
             self._warn("schema registry unavailable", reason=str(error))
         self._unavailable, self._failed_at = str(error), now
+        self._is_silent = error.is_away
         if error.is_away:
             self._away_until = now + RETRY_SECONDS
         before = self._missing.get(key)

@@ -205,17 +205,57 @@ async def test_an_outage_that_nobody_has_looked_at_is_forgotten(monkeypatch: pyt
             server.held.set()
 
 
-async def test_while_nobody_is_there_connections_are_tried_rarely() -> None:
-    """A hundred wanted schemas do not cause a hundred attempts."""
+async def test_while_nobody_is_there_one_schema_at_a_time_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred look-ups say why, and cost neither tasks nor attempts; in the end all schemas are fetched."""
+    monkeypatch.setattr(schemas_module, "RETRY_SECONDS", 0.2)
+
+    async def ask_in_vain(since: float | None) -> None:
+        asked, failures = sum(server.asked.values()), schemas.statistics().failures
+        server.held = trio.Event()
+        await until(lambda: [schemas.look_up(key) for key in range(100)] and schemas._wanted)
+        answers = [schemas.look_up(key) for key in range(100)]
+        assert [one.since for one in answers if one is not None] == [since] * 100
+        assert len(schemas._wanted) == 1
+        await until(lambda: sum(server.asked.values()) > asked)
+        assert sum(server.asked.values()) == asked + 1
+        server.held.set()
+        await until(lambda: schemas.statistics().failures > failures)
+
     async with serve_registry() as server:
-        server.is_away = True
+        for key in range(100):
+            server.add(key, '"int"')
+        server.status = b"nonsense"
         async with running(server) as schemas:
-            await found(schemas, 0)
-            for key in range(1, 100):
-                schemas.look_up(key)
-            await until(lambda: schemas.statistics().failures == 100)
-            assert sum(server.asked.values()) == schemas.statistics().fetches
-            assert schemas.statistics().fetches < 100
+            first = await found(schemas, 0)
+            assert isinstance(first, Missing)
+            for _ in range(3):
+                await ask_in_vain(first.since)
+            server.status = b"200 OK"
+            for key in range(100):
+                await found_decoder(schemas, key)
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_what_waits_to_be_fetched_is_bounded(monkeypatch: pytest.MonkeyPatch, is_answered: bool) -> None:
+    """A registry accepts connections and is slow, while records name any number of ids."""
+    monkeypatch.setattr(schemas_module, "MAX_WANTED", 50)
+    ids = range(50_000)
+    async with serve_registry() as server:
+        server.held = trio.Event()
+        async with running(server) as schemas:
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            assert [one for key in ids if (one := schemas.look_up(key)) is not None] == []
+            assert (len(schemas._wanted), len(schemas._queue)) == (50, 50)
+            await until(lambda: len(server.heads) == schemas_module.FETCHES_AT_ONCE)
+            # For each of its connections the registry has a task as well.
+            assert trio.lowlevel.current_statistics().tasks_living <= tasks + 3 * schemas_module.FETCHES_AT_ONCE
+            server.is_away = not is_answered
+            server.held.set()
+            await until(lambda: not schemas._wanted)
+            if is_answered:
+                assert sum(server.asked.values()) == 50
+                # Those without room are asked for by later look-ups.
+                assert isinstance(await found(schemas, ids[-1]), Missing)
 
 
 async def test_what_is_known_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
