@@ -108,12 +108,13 @@ class Registry:
         """
         path = f"schemas/ids/{key}" if isinstance(key, int) else f"schemas/guids/{key}"
         references: dict[str, str] = {}
+        found: dict[str, Any] | None = None
         with trio.move_on_after(self._timeout_seconds) as scope:
             found = await self._get(path, f"schema {key}")
             await self._collect(found, references, {})
-        if scope.cancelled_caught:
-            seconds = f"{self._timeout_seconds:g} s"
-            raise RegistryUnavailableError(f"{self.url} gave no complete answer within {seconds}", is_away=True)
+        if found is None or scope.cancelled_caught:
+            reason = f"{self.url} gave no complete answer for schema {key} within {self._timeout_seconds:g} s"
+            raise RegistryUnavailableError(reason, is_away=found is None)
         kind = found.get("schemaType") or "AVRO"
         if kind not in ("AVRO", "PROTOBUF", "JSON"):  # not a set: a list has no hash
             raise UndecodableError(f"schema {key} is of the type {kind!r}, use AVRO, PROTOBUF or JSON")

@@ -4,15 +4,20 @@
 Trio's. Threads share dicts, and change them only by single operations that the interpreter carries out atomically.
 """
 
+import math
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from heapq import nsmallest
 from typing import Protocol
 
 import structlog
 import trio
 
 from dispatcher.errors import DispatcherError
+from dispatcher.schemas.availability import Availability
 from dispatcher.schemas.framing import SchemaKey, UndecodableError
 from dispatcher.schemas.registry import RegisteredSchema, Registry, RegistryUnavailableError
 from dispatcher.schemas.statistics import SchemasStatistics
@@ -25,14 +30,16 @@ RETRY_SECONDS = 2.0
 MISSING_SECONDS = 30.0
 """How long a schema counts as missing before the registry is asked again: a lagging registry may have it by then."""
 
-FORGET_SECONDS = 15.0
-"""How much later a failure is outdated: nobody has asked since, so the registry may be available again."""
+FORGET_SECONDS = 20.0
+"""How much later a failure is outdated: nobody has asked since, so the registry may be available again. Longer than
+`ASK_SECONDS`, `RETRY_SECONDS` and a request's timeout together."""
 
 MAX_SCHEMAS = 10_000
 """How many decoders are kept; producers choose ids, so a hostile one could name every id."""
 
 ASK_SECONDS = 5.0
-"""How often an unavailable registry is asked even if no record needs it: otherwise nobody would notice its return."""
+"""How often unanswered questions are repeated even if no record needs the schemas: otherwise nobody would notice that
+the registry is back, or that a schema can be fetched now."""
 
 MAX_SCHEMAS_BYTES = 64 * 1024 * 1024
 """How much memory all decoders may take; part of the README's formula."""
@@ -48,7 +55,7 @@ MAX_WANTED = 1_000
 """How many schemas may wait to be fetched, those being fetched included: each partition waits for one at a time."""
 
 LOG_SECONDS = 10.0
-"""The least time between two log lines about schemas that cannot be used."""
+"""The least time between two log lines of a kind about schemas that cannot be used."""
 
 
 class Decoder(Protocol):
@@ -72,8 +79,8 @@ class Missing:
     ask_again_at: float
     """A time of `time.monotonic`, in seconds."""
     since: float | None
-    """Since when the registry has not answered, on the same clock; None if it answered that there is no such schema, or
-    if nothing can be decoded with the schema."""
+    """Since when the schema, or any schema, could not be fetched, on the same clock; None if the registry answered that
+    there is no such schema, or if nothing can be decoded with the schema."""
 
 
 class Schemas:
@@ -100,13 +107,9 @@ class Schemas:
         """Tasks that wait for the queue."""
         self._token: trio.lowlevel.TrioToken | None = None
         self._fetches = self._failures = 0
-        self._unavailable: str | None = None
-        self._unavailable_since = self._failed_at = 0.0
-        self._away_until = 0.0
-        """Until when no connection is tried, after one failed."""
-        self._is_silent = False
-        """Whether the registry gave no response at all when it failed last."""
-        self._log_at = -LOG_SECONDS
+        self._availability = Availability(RETRY_SECONDS, FORGET_SECONDS)
+        self._is_checking = False
+        self._logged_at: dict[str, float] = {}
 
     def decoder(self, key: SchemaKey) -> Decoder | None:
         """Return the decoder of a schema, if it is known. Never waits."""
@@ -119,7 +122,7 @@ class Schemas:
             Why there is no decoder; None while that is not known yet.
         """
         now = time.monotonic()
-        missing, unavailable = self._missing.get(key), self._unavailable
+        missing, outage = self._missing.get(key), self._availability.outage
         # Look for a decoder last: it may have arrived since the caller looked.
         is_due = missing is None or now >= missing.ask_again_at
         if is_due and key not in self._wanted and key not in self._decoders:
@@ -127,19 +130,22 @@ class Schemas:
                 missing = None
                 self._missing.pop(key, None)
             self._want(key, now)
-        if missing is None and unavailable is not None and now < self._failed_at + FORGET_SECONDS:
-            return Missing(unavailable, now, self._unavailable_since)
-        return missing
+        if missing is not None or outage is None or now >= outage.outdated_at:
+            return missing
+        # A registry that responds may have this schema, whatever it says of others: wait until it was asked.
+        is_asked = not outage.is_silent and key in self._wanted
+        return None if is_asked else Missing(outage.reason, now, outage.since)
 
     @property
     def unavailable(self) -> str | None:
-        """Say why the registry cannot be asked; None while it can."""
-        return self._unavailable
+        """Say why no schema can be fetched; None while only single schemas fail, or none."""
+        outage = self._availability.outage
+        return None if outage is None else outage.reason
 
     def statistics(self) -> SchemasStatistics:
         """Return a snapshot."""
         return SchemasStatistics(
-            len(self._decoders), len(self._missing), self._fetches, self._failures, self._unavailable
+            len(self._decoders), len(self._missing), self._fetches, self._failures, self.unavailable
         )
 
     async def run(self) -> None:
@@ -156,18 +162,24 @@ class Schemas:
                 await self._registry.close()
 
     async def _ask_again(self) -> None:
-        """While the registry is away, repeat the last question that it did not answer."""
+        """Repeat the questions that were not answered, a few at a time, those first that were asked longest ago."""
         while True:
             await trio.sleep(ASK_SECONDS)
-            if self._unavailable is not None and not self._wanted:
-                unanswered = [key for key, missing in self._missing.copy().items() if missing.since is not None]
-                for key in unanswered[-1:]:
+            if not self._wanted:
+                now = time.monotonic()
+                due = [
+                    (missing.ask_again_at, key)
+                    for key, missing in self._missing.copy().items()
+                    if missing.since is not None and now >= missing.ask_again_at
+                ]
+                for _, key in nsmallest(FETCHES_AT_ONCE, due, key=lambda one: one[0]):
                     self._want(key, time.monotonic())
 
     def _want(self, key: SchemaKey, now: float) -> None:
         """Queue a schema, if there is room. *Thread*: any."""
         # While the registry is silent, each request may last until its timeout and says the same: make one at a time.
-        if self._is_silent and (self._wanted or now < self._away_until):
+        outage = self._availability.outage
+        if outage is not None and (outage.rests(now) or (outage.is_silent and self._wanted)):
             return
         # Another thread may want it at the same moment: only one of them finds its own number, and queues the schema.
         if len(self._wanted) < MAX_WANTED and self._wanted.setdefault(key, now) is now:
@@ -182,8 +194,8 @@ class Schemas:
         while True:
             while not self._queue:
                 await self._idle.park()
-            key = self._queue.popleft()
-            if time.monotonic() < self._away_until:
+            key, outage = self._queue.popleft(), self._availability.outage
+            if outage is not None and outage.rests(time.monotonic()):
                 # What was queued before the registry fell silent need not try it: `look_up` says why.
                 del self._wanted[key]
                 await trio.lowlevel.checkpoint()
@@ -191,6 +203,7 @@ class Schemas:
                 await self._fetch(key)
 
     async def _fetch(self, key: SchemaKey) -> None:
+        began, is_answered = time.monotonic(), True
         try:
             decoder, size_bytes = await self._fetched(key)
         except UndecodableError as error:
@@ -198,13 +211,33 @@ class Schemas:
             self._note(key, Missing(str(error), time.monotonic() + MISSING_SECONDS, None))
             self._warn("schema cannot be used", schema=str(key), reason=str(error))
         except RegistryUnavailableError as error:
-            self._fail(key, error)
+            is_answered = False
+            self._fail(key, error, began)
         else:
             self._answered()
             self._missing.pop(key, None)
             self._keep(key, decoder, size_bytes)
         # Do this last: once a schema is no longer wanted, its decoder must be there, or the reason why there is none.
         del self._wanted[key]
+        if not is_answered:
+            await self._check()
+
+    async def _check(self) -> None:
+        """After a question failed, ask for a schema that is known: is the registry away, or does one schema fail?"""
+        key, began = next(reversed(self._decoders), None), time.monotonic()
+        if key is None or self._is_checking or self._availability.failing_since is None:
+            return
+        self._is_checking = True
+        try:
+            await self._requested(key)
+        except UndecodableError:
+            self._answered()
+        except RegistryUnavailableError as error:
+            self._note_failure(error, began, began, is_decisive=True)
+        else:
+            self._answered()
+        finally:
+            self._is_checking = False
 
     def _keep(self, key: SchemaKey, decoder: Decoder, size_bytes: int) -> None:
         self._decoders[key] = decoder
@@ -217,37 +250,37 @@ class Schemas:
             self.evictions += 1
 
     async def _fetched(self, key: SchemaKey) -> tuple[Decoder, int]:
-        self._fetches += 1
-        try:
-            schema = await self._registry.fetch(key)
-            characters = len(schema.text) + sum(map(len, schema.references.values()))
+        schema = await self._requested(key)
+        characters = len(schema.text) + sum(map(len, schema.references.values()))
+        with _blamed_on(key):
             return await _made(schema), DECODER_OVERHEAD_BYTES + BYTES_PER_CHARACTER * characters
-        except DispatcherError:
-            raise
-        except Exception as error:
-            # Anybody who registers schemas chooses their texts and names: nothing in them may end the replica.
-            log.exception("schema failed", schema=str(key))
-            raise UndecodableError(f"its schema cannot be used: {type(error).__name__}: {error}") from error
+
+    async def _requested(self, key: SchemaKey) -> RegisteredSchema:
+        self._fetches += 1
+        with _blamed_on(key):
+            return await self._registry.fetch(key)
 
     def _answered(self) -> None:
-        if self._unavailable is not None:
+        if self._availability.answered():
             log.info("schema registry available again", url=self._registry.url)
-        self._unavailable = None
-        self._is_silent = False
-        self._away_until = 0.0
 
-    def _fail(self, key: SchemaKey, error: RegistryUnavailableError) -> None:
-        now = time.monotonic()
-        if self._unavailable is None or now >= self._failed_at + FORGET_SECONDS:
-            self._unavailable_since = self._wanted[key]
-            self._warn("schema registry unavailable", reason=str(error))
-        self._unavailable, self._failed_at = str(error), now
-        self._is_silent = error.is_away
-        if error.is_away:
-            self._away_until = now + RETRY_SECONDS
-        before = self._missing.get(key)
+    def _fail(self, key: SchemaKey, error: RegistryUnavailableError, began: float) -> None:
+        now, before = time.monotonic(), self._missing.get(key)
         since = before.since if before is not None and before.since is not None else self._wanted[key]
-        self._note(key, Missing(str(error), now + RETRY_SECONDS, min(since, self._unavailable_since)))
+        # If a schema is known, `_check` decides.
+        self._note_failure(error, self._wanted[key], began, is_decisive=not self._decoders)
+        if (outage := self._availability.outage) is None:
+            self._warn("schema cannot be fetched", schema=str(key), reason=str(error))
+        else:
+            since = min(since, outage.since)
+        self._note(key, Missing(str(error), now + RETRY_SECONDS, since))
+
+    def _note_failure(
+        self, error: RegistryUnavailableError, wanted_at: float, began: float, *, is_decisive: bool
+    ) -> None:
+        reason, is_silent = str(error), error.is_away
+        if self._availability.failed(reason, wanted_at, began, is_silent=is_silent, is_decisive=is_decisive):
+            self._warn("schema registry unavailable", reason=reason)
 
     def _note(self, key: SchemaKey, missing: Missing) -> None:
         self._failures += 1
@@ -256,9 +289,23 @@ class Schemas:
             del self._missing[next(iter(self._missing))]
 
     def _warn(self, event: str, **details: object) -> None:
-        if time.monotonic() - self._log_at >= LOG_SECONDS:
-            self._log_at = time.monotonic()
+        now = time.monotonic()
+        if now - self._logged_at.get(event, -math.inf) >= LOG_SECONDS:
+            self._logged_at[event] = now
             log.warning(event, **details)
+
+
+@contextmanager
+def _blamed_on(key: SchemaKey) -> Iterator[None]:
+    """Raise `UndecodableError` for what nobody expected."""
+    try:
+        yield
+    except DispatcherError:
+        raise
+    except Exception as error:
+        # Anybody who registers schemas chooses their texts and names: nothing in them may end the replica.
+        log.exception("schema failed", schema=str(key))
+        raise UndecodableError(f"its schema cannot be used: {type(error).__name__}: {error}") from error
 
 
 async def _made(schema: RegisteredSchema) -> Decoder:

@@ -166,7 +166,7 @@ ROWS: Sequence[Row] = (
     counter("schema_fetches", "Requests for schemas.", lambda s: s.pipeline.decoding.schemas.fetches),
     gauge(
         "schema_registry_up",
-        "1 if the schema registry answered the last request, otherwise 0.",
+        "0 while the schema registry has no usable answer, whatever the schema, otherwise 1.",
         lambda s: float(s.pipeline.decoding.schemas.unavailable is None),
     ),
     gauge("schema_waiting_partitions", "Partitions that wait for a schema.", lambda s: len(s.pipeline.held)),

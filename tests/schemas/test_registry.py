@@ -5,6 +5,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 import pytest
+import trio
 
 from dispatcher.schemas import registry as registry_module
 from dispatcher.schemas.framing import MAX_REASON_CHARACTERS, UndecodableError
@@ -72,7 +73,7 @@ BAD_REFERENCE = b'{"schema": "x", "references": [{"name": "a"}]}'
     ("change", "reason", "is_away"),
     [
         (_away, "http://127.0.0.1", True),
-        (_trickling, "gave no complete answer within 0.5 s", True),
+        (_trickling, "gave no complete answer for schema 1 within 0.5 s", True),
         (_answering(b"401 Unauthorized"), "answered 401 for schema 1", False),
         (_answering(b"403 Forbidden"), "answered 403", False),
         (_answering(b"302 Found"), "answered 302", False),
@@ -103,6 +104,21 @@ async def test_a_registry_that_fails_may_answer_later(
         server.status, server.body = b"200 OK", None
         registry._timeout_seconds = 60
         assert (await registry.fetch(1)).text == '"int"'
+        await registry.close()
+
+
+async def test_what_a_schema_refers_to_may_be_too_slow() -> None:
+    """The registry did respond: only this schema cannot be had."""
+    async with serve_registry() as server:
+        server.add(1, '"a.B"', references=[("a.B", "slow", 1)])
+        server.add_version("slow", 1, "x")
+        server.withheld.add("/subjects/slow/versions/1")
+        server.held = trio.Event()
+        registry = Registry(server.url, timeout_seconds=0.5)
+        with pytest.raises(RegistryUnavailableError, match="no complete answer for schema 1 within") as caught:
+            await registry.fetch(1)
+        assert not caught.value.is_away
+        server.held.set()
         await registry.close()
 
 
