@@ -152,7 +152,7 @@ async def scene(
 
 @pytest.mark.parametrize("transport", ["sse", "websocket"])
 async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable[..., Replica], transport: str) -> None:
-    """The page reconnects and catches up; the other replica sends everything, and nothing repeats."""
+    """The page reconnects, and the other replica sends everything; nothing repeats."""
     async with scene(kafka, replicas, f"&transport={transport}") as stage:
         victim = await stage.replica()
         # What it had dispatched and not committed would come from the other one as well.
@@ -162,7 +162,8 @@ async def test_a_killed_replica_costs_no_record(kafka: Kafka, replicas: Callable
         victim.signal(signal.SIGKILL)
         await stage.write(HALF)
         await stage.all_is_shown()
-        await stage.went_through("reconnecting", "catching-up", "live")
+        # Whether it has to catch up depends on how soon it is back.
+        await stage.went_through("reconnecting", "live")
         assert (await stage.replica()) is not victim
 
 

@@ -41,6 +41,13 @@ def test_the_first_that_is_pending_may_be_in_the_middle() -> None:
     assert found.first_pending == 6
 
 
+def test_a_gap_goes_with_an_entry_and_with_what_was_selected_of_it() -> None:
+    """A selection may leave it out."""
+    with_gap = entry(Batch(TP, records(5, 6), gap=RETENTION, covers_from=3))
+    assert (with_gap.has_gap, entry(Batch(TP, records(5))).has_gap) == (True, False)
+    assert (Selection(with_gap, [GAP, 0]).has_gap, Selection(with_gap, [0]).has_gap) == (True, False)
+
+
 def test_a_gap_is_pending_beside_the_records() -> None:
     """It is sent before them, so it comes first."""
     found = entry(Batch(TP, records(5, 6), gap=RETENTION, covers_from=3))

@@ -8,7 +8,7 @@ from dispatcher.sansio.history import History
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import NOW
 from dispatcher.sansio.records import TopicPartition
-from dispatcher.sansio.starts import MORE_PARTITIONS, Starts, counts_begun_with, usable
+from dispatcher.sansio.starts import MORE_PARTITIONS, Starts, counts_begun_with, names_more, usable, usable_end
 
 A, B = TopicPartition("assets", 0), TopicPartition("assets", 1)
 TOPICS = frozenset({"assets"})
@@ -173,3 +173,18 @@ def test_what_an_id_says_of_counts_costs_what_the_id_is_long() -> None:
     position.update({TopicPartition("long", number): 5 for number in range(1_000)})
     assert counts_begun_with(position) == {}
     assert position.asked <= len(position)
+
+
+def test_of_other_topics_a_reader_can_use_nothing() -> None:
+    """Of its own, more partitions than are known to be there: some may have been added."""
+    assert usable_end(TOPICS, {"assets": 2}, "others") == 0
+    assert usable_end(TOPICS, {"assets": 2}, "assets") == 2 + MORE_PARTITIONS
+    assert usable_end(TOPICS, {}, "assets") > 8192
+
+
+def test_an_id_may_name_records_of_a_partition_that_is_not_known_to_be_there() -> None:
+    """Of the partition that would be added next, ids say only that nothing was sent."""
+    assert names_more({A: 3, B: 0}, {"assets": 1})
+    assert not names_more({A: 3, B: -1}, {"assets": 1})
+    assert not names_more({A: 3, B: 0}, {"assets": 2})
+    assert not names_more({A: 3}, {})
