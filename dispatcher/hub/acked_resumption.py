@@ -124,6 +124,8 @@ class AckedResumption(Resumption):
             held = self._held[0]
             if isinstance(held, Gap):
                 found += self._encode_gaps([held])
+                # Not earlier: while it is held, it is in no write, and it may be given back.
+                self._count_gaps([held])
                 self._held.popleft()
                 continue
             records, window_bytes = self._acks.room()
@@ -235,7 +237,7 @@ class AckedResumption(Resumption):
         some = self._encoder.some(feed, entry, indexes[:count], first_offset, is_last=is_whole, position=place)
         return some, is_whole
 
-    def _put_gaps(self, gaps: Iterable[Gap]) -> None:
+    def _put_gaps(self, gaps: Sequence[Gap]) -> None:
         self._held += gaps
 
     def _put_replayed(

@@ -88,13 +88,7 @@ class Replayed:
                 for tp, next_offset in chunk.next_offsets.items()
                 if self._counts_offsets(tp)
             ]
-        parked, read_to = self._history.parked, {tp: one.first for tp, one in lookup.ranges.items()}
-        if self._feed.counts and gaps:
-            counted = [gap for gap in gaps if self._feed.counts_for(gap.partition.topic)]
-            self._parked_reads += gap_reads(parked, counted)
-            # Nobody can acknowledge these records any more: to have sent the gap is enough.
-            missing = [gap for gap in counted if self._history.waits_before(gap.partition)]
-            self._parked_reads += [ParkedRead(gap.partition, None, [(gap.first, gap.last + 1)]) for gap in missing]
+        read_to = {tp: one.first for tp, one in lookup.ranges.items()}
         for batch, seen in batches:
             # After the records that precede it: a gap moves clients past its last offset.
             before = [gap for gap in gaps if gap.partition == batch.partition and gap.last < batch.first_offset]
@@ -104,8 +98,19 @@ class Replayed:
             read_to[batch.partition] = batch.next_offset
         self._put_gaps(gaps)
 
-    def _put_gaps(self, gaps: Iterable[Gap]) -> None:
+    def _put_gaps(self, gaps: Sequence[Gap]) -> None:
         self._replay_output += self._encode_gaps(gaps)
+        self._count_gaps(gaps)
+
+    def _count_gaps(self, gaps: Sequence[Gap]) -> None:
+        """Count gaps of a chunk, which are in the next write, in the place of parked and of waiting records."""
+        if gaps and self._feed.counts:
+            history = self._history
+            counted = [gap for gap in gaps if self._feed.counts_for(gap.partition.topic)]
+            self._parked_reads += gap_reads(history.parked, counted)
+            # Nobody can acknowledge these records any more: to have sent the gap is enough.
+            missing = [gap for gap in counted if history.waits_before(gap.partition)]
+            self._parked_reads += [ParkedRead(gap.partition, None, [(gap.first, gap.last + 1)]) for gap in missing]
 
     def _put_replayed(
         self, batch: Batch, seen: Mapping[TopicPartition, int], read_to: Mapping[TopicPartition, int]

@@ -1280,3 +1280,43 @@ async def test_a_gap_in_the_place_of_what_was_not_acknowledged_counts(
     assert [message["type"] for message in slow.messages if message["type"] == "gap"] == ["gap"]
     assert bench.done() == list(range(104))
     assert bench.hub.history.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("unmatched", ["settle", "park"])
+async def test_a_gap_that_waits_for_room_counts_once_it_is_sent(
+    make: Make, monkeypatch: pytest.MonkeyPatch, unmatched: str
+) -> None:
+    """If its client leaves before that, the next one is sent it. So it is for waiting records and for parked ones."""
+    bench = make(**SMALL, topic_tables={"assets": {"commit_on": "acked", "unmatched": unmatched}})
+    often = Acker(bench, 1000, feed=OFTEN)
+    if unmatched == "settle":
+        Acker(bench, 1, feed=RARE)  # for it, the rare ones wait
+    await settle()
+    bench.batch(2)
+    bench.batch(4, TWO)
+    for _ in range(100):
+        bench.batch(1)
+        bench.batch(1, TWO)
+        await settle()
+        await often.ack(p0=bench.ends[ONE], p1=bench.ends[TWO])
+    assert set(range(102)).difference(bench.done()) == {1}
+
+    async def one_expired(ranges: Mapping[TopicPartition, Range], *_: object) -> Chunk:
+        kept = [Batch(tp, (record,)) for tp, record in bench.replays.log if tp == TWO and record.offset < 4]
+        gaps = [Gap(ONE, ranges[ONE].first, ranges[ONE].end - 1, "expired")] if ONE in ranges else []
+        return Chunk(kept, {tp: each.end for tp, each in ranges.items()}, gaps)
+
+    monkeypatch.setattr(bench.replays, "read", one_expired)
+    first = Acker(bench, 1, feed=RARE)
+    await settle()
+    assert (seen(first), first.subscriber.resumption.is_held) == ([1], True)
+    assert 1 not in bench.done()
+    first.leave()
+    await settle()
+    following = Acker(bench, 1000, feed=RARE)
+    await settle()
+    assert seen(following) == [1, 3, f"to {bench.hub.history.begin(ONE) - 1}"]
+    assert bench.done() == list(range(102))
+    assert {1, 3}.isdisjoint(bench.done(TWO))
+    await following.ack(p1=3)
+    assert bench.done(TWO) == list(range(104))
