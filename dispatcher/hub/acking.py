@@ -97,15 +97,17 @@ class Acking:
                 is_waiting = entry is not None and entry.waiting
                 if entry is not None:
                     self._settlement.acked(entry, delivery.records, each.indexes)
-                if not is_waiting and is_here:
+                if delivery.waiting or (not is_waiting and is_here):
                     # It was replayed: its partition was followed, or it precedes the waiting records. Or the history
                     # has begun the partition again since, and has, or will have, another entry with these records.
                     offsets = [delivery.offset_at(index) for index in range(each.first, each.end)]
                     # The records between those that its filter chose were not sent.
                     ends = [(n, n + 1) for n in offsets] if feed.wanted else [(offsets[0], offsets[-1] + 1)]
                     for first, end in ends:
-                        self._settlement.acked_between(partition, first, end)
-                        self._on_replayed(partition, first, end)
+                        self._settlement.acked_of(delivery.waiting, first, end)
+                        if is_here:
+                            self._settlement.acked_between(partition, first, end)
+                            self._on_replayed(partition, first, end)
             if delivery.parked is not None:
                 read = ParkedRead(partition, delivery.parked, delivery.stand_for[each.first : each.end])
                 self._settlement.parked_replayed([read])
@@ -155,6 +157,21 @@ class Acking:
         for on_stored in tuple(waiting.values()):
             on_stored()
 
+    def leaving(self, partitions: Collection[TopicPartition]) -> None:
+        """Note that partitions will be revoked, before the history drops them.
+
+        Replayed records have no entries of their own: what waits for their acknowledgement is kept with them.
+        """
+        waiting = [tp for tp in self._history.waiting_in(partitions) if tp.topic in self.topics]
+        for subscriber in self._subscribers.values() if waiting else ():
+            acks, counts = subscriber.acks, subscriber.feed.counts
+            for partition in waiting if counts else ():
+                for delivery in (*acks.outstanding(partition), *acks.refused(partition)):
+                    entry = delivery.entry
+                    if entry is None or not (entry.waiting or entry.dispatched):
+                        found = self._history.waiting_between(partition, delivery.offset_at(0), delivery.last + 1)
+                        delivery.waiting = [(each, each.batch.records) for each in found]
+
     def left(self, partitions: Collection[TopicPartition]) -> None:
         """Note that partitions are being revoked: their records can be acknowledged until `released`."""
         for subscriber in self._subscribers.values():
@@ -183,7 +200,8 @@ class Acking:
         """Whether an acknowledgement may still arrive that lets records of these partitions be committed."""
         wanted = [partition for partition in partitions if partition.topic in self.topics]
         return any(
-            delivery.entry is not None and delivery.entry.batch.epoch
+            (delivery.entry is not None and delivery.entry.batch.epoch)
+            or not all(entry.dispatched for entry, _ in delivery.waiting)
             for subscriber in self._subscribers.values()
             if subscriber.feed.counts
             for partition in wanted

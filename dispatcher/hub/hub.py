@@ -82,6 +82,7 @@ class Hub(HubParts):
         for partition in partitions:
             if self.history.knows(partition, whole=False):
                 self._registry.partition_left(partition, self.history.end(partition))
+        self.acking.leaving(partitions)
         self.followed.disown(disowned)
         self.acking.disowned(disowned)
         self._remove(partitions)

@@ -111,8 +111,12 @@ class Settlement:
 
     def acked_between(self, partition: TopicPartition, first: int, end: int) -> None:
         """The same for all records between two offsets (the end excluded), whichever entries they are in."""
-        for entry in self._history.waiting_between(partition, first, end):
-            records = entry.batch.records
+        waiting = self._history.waiting_between(partition, first, end)
+        self.acked_of([(entry, entry.batch.records) for entry in waiting], first, end)
+
+    def acked_of(self, entries: Iterable[tuple[Entry, Records]], first: int, end: int) -> None:
+        """The same for the records of these entries, which may have left the history."""
+        for entry, records in entries:
             offsets = records.offsets
             self.acked(entry, records, range(bisect_left(offsets, first), bisect_left(offsets, end)))
 

@@ -244,6 +244,10 @@ class Acknowledgements:
         yield from self._departed.get(partition, ())
         yield from self._sent.get(partition, ())
 
+    def refused(self, partition: TopicPartition) -> Iterable[Delivery]:
+        """Return the delivery of each record that was set aside and whose dead letter is not stored yet."""
+        return [delivery for delivery, _, _ in self._refused.get(partition, ())]
+
     @property
     def expires_at(self) -> float:
         """When the client will have made no progress for too long; infinity while no records wait for it."""

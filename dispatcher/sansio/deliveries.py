@@ -41,6 +41,7 @@ class Delivery:
         "records",
         "set_aside",
         "stand_for",
+        "waiting",
     )
 
     def __init__(
@@ -66,6 +67,9 @@ class Delivery:
         self.last = records.offsets[indexes[-1]]
         self.set_aside: set[int] | frozenset[int] = _NONE
         """The places of refused records in it."""
+        self.waiting: Sequence[tuple[Entry, Records]] = ()
+        """If it was replayed, and its partition is being revoked: the entries that wait for these records, and all
+        records of each. The history has dropped both."""
 
     def place_of(self, offset: int) -> int:
         """Return the place of the first record with this offset or a later one."""

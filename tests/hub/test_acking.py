@@ -1320,3 +1320,80 @@ async def test_a_gap_that_waits_for_room_counts_once_it_is_sent(
     assert {1, 3}.isdisjoint(bench.done(TWO))
     await following.ack(p1=3)
     assert bench.done(TWO) == list(range(104))
+
+
+async def sent_from_kafka(bench: AckBench, monkeypatch: pytest.MonkeyPatch) -> Acker:
+    """A client that was sent two waiting records, of two entries, in one batch from Kafka."""
+    often = Acker(bench, 1000, feed=OFTEN)
+    stuck = Acker(bench, 1, feed=RARE)
+    await settle()
+    for count in (2, 2, *[1] * 100):
+        bench.batch(count)
+        await settle()
+        await often.ack(p0=bench.ends[ONE])
+    assert stuck.offsets == [1]
+    stuck.leave()
+
+    async def joined(ranges: Mapping[TopicPartition, Range], *_: object) -> Chunk:
+        records = [record for tp, record in bench.replays.log if tp == ONE and record.offset in range(*ranges[ONE])]
+        return Chunk([Batch(ONE, records)], {ONE: ranges[ONE].end}, ())
+
+    monkeypatch.setattr(bench.replays, "read", joined)
+    slow = Acker(bench, 1000, feed=RARE)
+    await settle()
+    assert slow.offsets == [1, 3]
+    assert set(range(104)).difference(bench.done()) == {1, 3}
+    return slow
+
+
+@pytest.mark.parametrize("disowned", [[], [ONE]], ids=["gone", "followed"])
+async def test_what_was_sent_from_kafka_is_acknowledged_while_its_partition_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch, disowned: list[TopicPartition]
+) -> None:
+    """The history has dropped what waited for it, and the revoke waits for the client nevertheless."""
+    bench = make(**SMALL)
+    slow = await sent_from_kafka(bench, monkeypatch)
+    bench.hub.unassigned([ONE], disowned)
+    await settle()
+    assert bench.hub.acking.are_awaited([ONE])
+    await slow.ack(p0=1)
+    assert set(range(104)).difference(bench.done()) == {3}
+    assert bench.hub.acking.are_awaited([ONE])
+    await slow.ack(p0=3)
+    assert bench.done() == list(range(104))
+    assert not bench.hub.acking.are_awaited([ONE])
+
+
+async def test_what_another_client_has_acknowledged_is_not_awaited_while_its_partition_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both were sent it from Kafka. After the release nothing counts."""
+    bench = make(**SMALL)
+    slow = await sent_from_kafka(bench, monkeypatch)
+    other = Acker(bench, 1000, feed=RARE)
+    await settle()
+    assert other.offsets == [1, 3]
+    await other.ack(p0=1)
+    bench.hub.unassigned([ONE])
+    await other.ack(p0=3)
+    assert bench.done() == list(range(104))
+    assert not bench.hub.acking.are_awaited([ONE])
+    bench.hub.acking.released([ONE])
+    bench.ranges.clear()
+    await slow.ack(p0=3)
+    assert bench.done() == []
+
+
+async def test_a_letter_of_what_was_sent_from_kafka_counts_while_its_partition_leaves(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if an acknowledgement has covered the refused record meanwhile."""
+    bench = make(**SMALL)
+    letters = bench.hub.acking.dead_letters = Letters("assets")
+    slow = await sent_from_kafka(bench, monkeypatch)
+    assert slow.subscriber.nacked(ONE, 1, "poison", lambda _: None)
+    await slow.ack(p0=3)
+    assert set(range(104)).difference(bench.done()) == {1}
+    bench.hub.unassigned([ONE])
+    letters.store[0]()
+    assert bench.done() == list(range(104))
