@@ -83,6 +83,7 @@ class Hub(HubParts):
             if self.history.knows(partition, whole=False):
                 self._registry.partition_left(partition, self.history.end(partition))
         self.acking.leaving(partitions)
+        self._registry.leaving([partition for partition in partitions if partition.topic not in self.acking.topics])
         self.followed.disown(disowned)
         self.acking.disowned(disowned)
         self._remove(partitions)

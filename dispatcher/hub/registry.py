@@ -5,7 +5,7 @@
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 from dispatcher.hub.heartbeats import HEARTBEAT_SLICES
@@ -85,6 +85,12 @@ class Registry:
         for subscriber in self.everybody.values():
             subscriber.in_flight = [entry for entry in subscriber.in_flight if entry.batch.partition != partition]
             subscriber.resumption.forget_ranges(partition)
+
+    def leaving(self, partitions: Collection[TopicPartition]) -> None:
+        """Let what is being replayed of partitions that will leave count like entries, once the writes have ended."""
+        for subscriber in self.catching_up.values():
+            if found := subscriber.resumption.waiting_under_way(partitions):
+                subscriber.in_flight = [*subscriber.in_flight, *found]
 
     def became_live(self, subscriber: Subscriber) -> None:
         """Note that a subscriber has caught up."""

@@ -7,12 +7,13 @@ handed out from memory, and reports them once the records are sent.
 *Thread*: Trio's.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
 from dispatcher.hub.parking import ParkedRead, gap_reads, reads
-from dispatcher.sansio.entries import covered
+from dispatcher.sansio.entries import Selection, covered
 from dispatcher.sansio.history import History
 from dispatcher.sansio.lookups import ReadRanges
 from dispatcher.sansio.ranges import Chunk, Gap
@@ -39,7 +40,7 @@ class Replayed:
         self._replayed_ranges: list[tuple[TopicPartition, int, int]] = []
         """The part of it that counts by its offsets: partition, first offset, and the one after the last."""
         self._ranges_under_way: list[tuple[TopicPartition, int, int]] = []
-        """The same of the current write, or of the last one."""
+        """The same of the current write."""
         self._parked_reads: list[ParkedRead] = []
         """The part of it that was parked."""
 
@@ -57,6 +58,17 @@ class Replayed:
         """Count nothing of a partition that has not been sent whole by now."""
         for ranges in (self._ranges_under_way, self._replayed_ranges):
             ranges[:] = [found for found in ranges if found[0] != partition]
+
+    def waiting_under_way(self, partitions: Container[TopicPartition]) -> list[Selection]:
+        """What waits in some partitions for the current write, because this replays it."""
+        found = []
+        for partition, first, end in self._ranges_under_way:
+            for entry in self._history.waiting_between(partition, first, end) if partition in partitions else ():
+                offsets, pending = entry.batch.records.offsets, entry.pending
+                indexes = range(bisect_left(offsets, first), bisect_left(offsets, end))
+                if indexes if pending is None else not pending.isdisjoint(indexes):
+                    found.append(Selection(entry, indexes))
+        return found
 
     def take_parked_reads(self) -> list[ParkedRead]:
         """Take the reads that release parked records once the output is sent."""

@@ -233,7 +233,7 @@ class Subscriber(Interludes):
         self,
         buffers: Sequence[bytes | memoryview],
         entries: Sequence[Offered],
-        ranges: Sequence[tuple[TopicPartition, int, int]] = (),
+        ranges: list[tuple[TopicPartition, int, int]] | None = None,
         parked: Sequence[ParkedRead] = (),
     ) -> None:
         self.in_flight = entries
@@ -245,6 +245,7 @@ class Subscriber(Interludes):
             self._source.dispatched(self.feed, self.in_flight, 1)
             if ranges:
                 self._source.replayed(ranges)
+                ranges.clear()
             if parked:
                 self._source.parked_replayed(parked)
         except SubscriberStalledError:
@@ -293,9 +294,7 @@ class Subscriber(Interludes):
 
     def behind_records(self) -> int:
         """How far it lags: the records in its channel while it is live, otherwise the offsets up to each log's end."""
-        if self.state is SubscriberState.LIVE:
-            return self._buffer.record_count
-        return self.resumption.missing_records()
+        return self.buffered_records if self.state is SubscriberState.LIVE else self.resumption.missing_records()
 
     def _take(self) -> list[EncodedEntry]:
         """The entries of the next write: from the channel while live, otherwise from the history."""

@@ -15,7 +15,7 @@ from dispatcher.sansio.ownership import HandOver
 from dispatcher.sansio.position import parse_position
 from dispatcher.sansio.ranges import Chunk, Gap, Range, recreated
 from dispatcher.sansio.records import NO_RECORDS, Batch, Record, TopicPartition
-from tests.hub.test_hub import ONE, TWO, Bench, RecordingTransport, beat, settle
+from tests.hub.test_hub import FEED, ONE, TWO, Bench, RecordingTransport, beat, settle
 from tests.sansio.test_eviction import steps
 
 TOPICS = frozenset({"assets"})
@@ -48,7 +48,7 @@ class KeyedBench(Bench):
             self.number += 1
         self.offsets[partition] = first + gap + len(keys)
         lost = Gap(partition, first, first + gap - 1, "expired") if gap else None
-        self.hub.publish(Batch(partition, records or NO_RECORDS, covers_from=first, gap=lost))
+        self.hub.publish(Batch(partition, records or NO_RECORDS, epoch=1, covers_from=first, gap=lost))
 
     def unmatched(self) -> dict[str, int]:
         """Settled records by topic."""
@@ -528,3 +528,36 @@ async def test_a_gap_in_the_place_of_what_waits_counts(nursery: trio.Nursery, mo
     assert "gap" in [kind for _, kind, _ in rare.events]
     assert bench.ranges == {ONE: set(range(61))}
     assert bench.hub.history.waiting_bytes == 0
+
+
+@pytest.mark.parametrize("disowned", [[], [ONE]], ids=["gone", "followed"])
+@pytest.mark.parametrize("feed", [wanting("rare"), FEED], ids=["filtered", "everything"])
+async def test_what_is_being_written_from_kafka_counts_although_its_partition_leaves(
+    nursery: trio.Nursery, feed: Feed, disowned: list[TopicPartition]
+) -> None:
+    """The revoke waits for the write, as for one from memory; what it does not hold still waits."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    bench.hub.expect({"assets": 2})
+    bench.hub.reached(TWO, 0)
+    await connect(nursery, bench, wanting("b"))
+    async with trio.open_nursery() as inner:
+        await connect(inner, bench, wanting("rare"), reads=False)
+        bench.publish_keys("rare", "rare", "rare")
+        for _ in range(60):
+            bench.publish_keys("b")
+            await settle()
+        bench.replays.gate = trio.Event()
+        late = await connect(nursery, bench, feed)
+        late.gate = trio.Event()
+        bench.replays.gate.set()
+        await settle()
+        inner.cancel_scope.cancel()
+    assert bench.ranges == {ONE: set(range(3, 63))}
+    bench.hub.unassigned([ONE], disowned)
+    assert bench.hub.has_first_writes_for([ONE])
+    late.gate.set()
+    await settle()
+    assert late.values[:2] == ["0", "1"]
+    assert bench.ranges == {ONE: {0, 1, *range(3, 63)}}
+    assert not bench.hub.has_first_writes_for([ONE])
