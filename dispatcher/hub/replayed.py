@@ -43,6 +43,8 @@ class Replayed:
         """The same of the current write."""
         self._parked_reads: list[ParkedRead] = []
         """The part of it that was parked."""
+        self._parked_under_way: list[ParkedRead] = []
+        """The same of the current write, or of the last one."""
 
     def take_replay_output(self) -> list[bytes]:
         """Take the output that has to be sent before the history is read."""
@@ -58,6 +60,8 @@ class Replayed:
         """Count nothing of a partition that has not been sent whole by now."""
         for ranges in (self._ranges_under_way, self._replayed_ranges):
             ranges[:] = [found for found in ranges if found[0] != partition]
+        for parked in (self._parked_under_way, self._parked_reads):
+            parked[:] = [found for found in parked if found.partition != partition]
 
     def waiting_under_way(self, partitions: Container[TopicPartition]) -> list[Selection]:
         """What waits in some partitions for the current write, because this replays it."""
@@ -71,9 +75,9 @@ class Replayed:
         return found
 
     def take_parked_reads(self) -> list[ParkedRead]:
-        """Take the reads that release parked records once the output is sent."""
-        found, self._parked_reads = self._parked_reads, []
-        return found
+        """Take the reads that release parked records once the output is sent: as they are by then."""
+        self._parked_under_way, self._parked_reads = self._parked_reads, []
+        return self._parked_under_way
 
     def _put_chunk(
         self,

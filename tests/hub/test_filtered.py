@@ -561,3 +561,42 @@ async def test_what_is_being_written_from_kafka_counts_although_its_partition_le
     assert late.values[:2] == ["0", "1"]
     assert bench.ranges == {ONE: {0, 1, *range(3, 63)}}
     assert not bench.hub.has_first_writes_for([ONE])
+
+
+async def test_a_gap_of_the_old_log_says_nothing_about_what_waits_in_the_new_one(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The topic is recreated while a full socket is being sent the gap: records with the same offsets still wait."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    await connect(nursery, bench, wanting("rare"), reads=False)
+    bench.publish_keys("rare")
+    for _ in range(60):
+        bench.publish_keys("b")
+        await settle()
+
+    async def expired(ranges: Mapping[TopicPartition, Range], *_: object) -> Chunk:
+        return Chunk((), {ONE: ranges[ONE].end}, [Gap(ONE, 0, ranges[ONE].end - 1, "expired")])
+
+    monkeypatch.setattr(bench.replays, "read", expired)
+    rare = RecordingTransport()
+    await nursery.start(bench.serve, rare, None, None, wanting("rare"))
+    rare.gate.set()  # for the state,
+    await trio.sleep(0)
+    rare.gate = trio.Event()  # and no longer for the gap
+    await settle()
+    bench.hub.partition_recreated(ONE, 0, 61)
+    bench.hub.reached(ONE, 0)
+    bench.ranges.clear()
+    bench.offsets[ONE] = 0
+    bench.publish_keys("rare")
+    full, rare.gate = rare.gate, trio.Event()
+    full.set()
+    await settle()
+    assert [kind for _, kind, _ in rare.events if kind != "state"] == ["gap"]
+    assert bench.ranges == {}, "nobody has been sent the new record"
+    rare.gate.set()
+    await settle()
+    assert rare.values == ["61"]
+    assert bench.ranges == {ONE: {0}}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed, feed_of
+from dispatcher.hub.parking import ParkedRead
 from dispatcher.hub.replayed import Replayed
 from dispatcher.sansio.encoding.wire import SSE_VALUE
 from dispatcher.sansio.history import History
@@ -101,7 +102,7 @@ def test_replayed_records_are_spelled_as_their_topic_says() -> None:
 
 
 def test_nothing_counts_of_a_partition_in_which_another_log_begins() -> None:
-    """Neither what is being sent, nor what will be sent with the next write."""
+    """Neither what is being sent, nor what will be sent with the next write; the same for what was parked."""
     reader = Reader(WHOLE)
     reader._replayed_ranges += [(ONE, 2, 4), (TWO, 2, 4)]
     under_way = reader.take_replayed_ranges()
@@ -109,3 +110,9 @@ def test_nothing_counts_of_a_partition_in_which_another_log_begins() -> None:
     reader.forget_ranges(TWO)
     assert under_way == [(ONE, 2, 4)]
     assert reader.take_replayed_ranges() == []
+    reader._parked_reads += [ParkedRead(tp, None, [(2, 4)]) for tp in (ONE, TWO)]
+    parked_under_way = reader.take_parked_reads()
+    reader._parked_reads.append(ParkedRead(TWO, None, [(4, 6)]))
+    reader.forget_ranges(TWO)
+    assert parked_under_way == [ParkedRead(ONE, None, [(2, 4)])]
+    assert reader.take_parked_reads() == []
