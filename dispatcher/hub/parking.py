@@ -29,9 +29,9 @@ class ParkedRead(NamedTuple):
 
     partition: TopicPartition
     parked: ParkedPartition | None
-    """What was parked; None for a gap in the place of records that wait in memory."""
+    """What was parked; None where Kafka no longer has records that wait in memory: a gap, or compacted offsets."""
     ranges: Sequence[OffsetRange]
-    """For each record that is sent, and for each gap, the offsets that it covers."""
+    """For each record that is sent, each gap, and each hole that compaction left, the offsets that it covers."""
 
 
 def reads(

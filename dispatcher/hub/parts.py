@@ -112,7 +112,7 @@ class HubParts:
                 self.settlement.acked_between(partition, first, end)
 
     def parked_replayed(self, reads: Sequence[ParkedRead]) -> None:
-        """Note that a subscriber that counts was sent parked records from Kafka, or gaps in place of waiting ones."""
+        """Note that a subscriber that counts was sent parked records from Kafka, or that waiting ones are gone."""
         self.settlement.parked_replayed(reads)
         for partition, _, ranges in (read for read in reads if read.parked is None):
             for first, end in ranges:

@@ -113,6 +113,7 @@ class Replayed:
             self._put_replayed(batch, seen, read_to)
             read_to[batch.partition] = batch.next_offset
         self._put_gaps(gaps)
+        self._count_absent(lookup, chunk)
 
     def _put_gaps(self, gaps: Sequence[Gap]) -> None:
         self._replay_output += self._encode_gaps(gaps)
@@ -157,6 +158,14 @@ class Replayed:
         if self._feed.wanted is not None and self._counts_offsets(batch.partition):
             batch.covers_from = min(batch.covers_from, covers_from)
             self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
+
+    def _count_absent(self, lookup: ReadRanges, chunk: Chunk) -> None:
+        """Let commits pass records that wait, and that compaction has removed from the log: nobody can be sent them."""
+        for tp in chunk.next_offsets:
+            if self._history.waits_before(tp) and self._feed.counts_for(tp.topic):
+                absent = chunk.absent(tp, lookup.ranges[tp].first)
+                if absent:
+                    self._parked_reads.append(ParkedRead(tp, None, absent))
 
     def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
         for gap in gaps:

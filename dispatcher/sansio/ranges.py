@@ -83,6 +83,33 @@ class Chunk:
             found.append((batch, dict(seen)))
         return found
 
+    def absent(self, partition: TopicPartition, first: int) -> list[tuple[int, int]]:
+        """Return the ranges of offsets (end excluded) that no longer hold a record, and that no gap reports.
+
+        Compaction removes records without a trace: what was read passes over their offsets.
+
+        Args:
+            partition: A partition of which something was read.
+            first: The first offset that was read.
+        """
+        found: list[tuple[int, int]] = []
+        present = [(gap.first, gap.last + 1) for gap in self.gaps if gap.partition == partition]
+        for batch in self.batches:
+            if batch.partition == partition:
+                present += _runs(batch.records.offsets)
+        for start, end in (*sorted(present), (self.next_offsets[partition],) * 2):
+            if first < start:
+                found.append((first, start))
+            first = max(first, end)
+        return found
+
+
+def _runs(offsets: Sequence[int]) -> list[tuple[int, int]]:
+    """Return ranges with these offsets; mostly one, because mostly they are consecutive."""
+    if offsets and offsets[-1] - offsets[0] == len(offsets) - 1:
+        return [(offsets[0], offsets[-1] + 1)]
+    return [(offset, offset + 1) for offset in offsets]
+
 
 def recreated(partition: TopicPartition, next_offset: int, first_offset: int) -> Gap:
     """Return the gap of a recreated topic: nothing lies between the old next offset and the new log's first."""

@@ -1397,3 +1397,36 @@ async def test_a_letter_of_what_was_sent_from_kafka_counts_while_its_partition_l
     bench.hub.unassigned([ONE])
     letters.store[0]()
     assert bench.done() == list(range(104))
+
+
+@pytest.mark.parametrize("tables", [ACKED["topic_tables"], {}], ids=["acked", "written"])
+@pytest.mark.parametrize("feed", [ACKS, RARE], ids=["all", "filtered"])
+async def test_what_was_not_acknowledged_and_was_compacted_is_passed_by_commits(
+    make: Make, tables: dict[str, Any], feed: Feed
+) -> None:
+    """Nobody can acknowledge it any more. What is left still waits until it is acknowledged, whatever the window."""
+    bench = make(**SMALL, topic_tables=tables)
+    often = Acker(bench, 1000, feed=OFTEN)
+    slow = Acker(bench, 1, feed=RARE)
+    await settle()
+    for _ in range(3):
+        bench.batch(4)
+    for _ in range(100):
+        bench.batch(1)
+        await settle()
+        await often.ack(p0=bench.ends[ONE])
+    slow.leave()
+    history = bench.hub.history
+    assert history.waits_before(ONE)
+    compacted = {1, 3, 7}
+    bench.replays.log = [(tp, record) for tp, record in bench.replays.log if record.offset not in compacted]
+    newcomer = Acker(bench, 1, feed=feed)
+    await settle()
+    assert len(newcomer.offsets) == 1
+    if tables:
+        assert not {5, 9, 11} & set(bench.done()), "not acknowledged yet"
+    for _ in range(130):
+        await newcomer.ack(p0=newcomer.offsets[-1])
+    assert set(newcomer.offsets).intersection({5, 9, 11} | compacted) == {5, 9, 11}
+    assert bench.done() == list(range(112))
+    assert (history.waiting_bytes, history.waits_before(ONE)) == (0, False)

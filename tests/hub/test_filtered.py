@@ -583,7 +583,7 @@ async def test_a_gap_of_the_old_log_says_nothing_about_what_waits_in_the_new_one
     rare = RecordingTransport()
     await nursery.start(bench.serve, rare, None, None, wanting("rare"))
     rare.gate.set()  # for the state,
-    await trio.sleep(0)
+    await trio.lowlevel.checkpoint()
     rare.gate = trio.Event()  # and no longer for the gap
     await settle()
     bench.hub.partition_recreated(ONE, 0, 61)
@@ -600,3 +600,58 @@ async def test_a_gap_of_the_old_log_says_nothing_about_what_waits_in_the_new_one
     await settle()
     assert rare.values == ["61"]
     assert bench.ranges == {ONE: {0}}
+
+
+async def test_what_waits_and_was_compacted_is_passed_by_commits(nursery: trio.Nursery) -> None:
+    """Kafka reports no gap for it: whoever comes for it is sent what is left, and nobody reads all of that again."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    await connect(nursery, bench, wanting("rare"), reads=False)
+    for keys in (["b"], ["rare"], ["rare", "rare", "b", "rare"]):
+        bench.publish_keys(*keys)
+    for _ in range(60):
+        bench.publish_keys("b")
+        await settle()
+    assert bench.ranges[ONE] == {0, 4, *range(6, 66)}
+    bench.replays.log = [(partition, record) for partition, record in bench.replays.log if record.offset not in {1, 3}]
+    observer = feed_of(SSE_VALUE, TOPICS, read_filter({"exact": {"key": "rare"}}), counts=False)
+    await connect(nursery, bench, observer, {ONE: 0})
+    assert not bench.ranges[ONE] & {1, 2, 3, 5}, "an observer does not count"
+    rare = await connect(nursery, bench, wanting("rare"))
+    assert rare.values == ["2", "5"]
+    assert bench.ranges == {ONE: set(range(66))}
+    assert not bench.hub.history.waits_before(ONE)
+    asked = len(bench.replays.asked)
+    await connect(nursery, bench, wanting("rare"))
+    assert len(bench.replays.asked) == asked
+
+
+async def test_of_what_is_compacted_only_the_part_that_was_read_counts(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka has sent two records so far: what comes after them may still be there."""
+    bench = KeyedBench(**SMALL)
+    nursery.start_soon(bench.hub.run)
+    await connect(nursery, bench, wanting("b"))
+    await connect(nursery, bench, wanting("rare"), reads=False)
+    for keys in (["rare", "b", "rare"], ["b", "rare"], ["rare"]):
+        bench.publish_keys(*keys)
+    for _ in range(60):
+        bench.publish_keys("b")
+        await settle()
+    bench.replays.log = [(partition, record) for partition, record in bench.replays.log if record.offset not in {0, 4}]
+    read = bench.replays.read
+    answered: list[Chunk] = []
+
+    async def read_once(*question: Any) -> Chunk:
+        if answered:
+            await trio.sleep_forever()
+        answered.append(await read(*question))
+        return answered[0]
+
+    monkeypatch.setattr(bench.replays, "read", read_once)
+    rare = await connect(nursery, bench, wanting("rare"))
+    assert answered[0].next_offsets == {ONE: 3}
+    assert rare.values == ["2"]
+    assert set(range(66)) - bench.ranges[ONE] == {4, 5}

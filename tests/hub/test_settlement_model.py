@@ -16,6 +16,7 @@ from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed_registry import FeedRegistry
 from dispatcher.hub.hub import Hub
 from dispatcher.hub.parking import Parking
+from dispatcher.hub.replayed import Replayed
 from dispatcher.hub.settlement import Settlement
 from dispatcher.sansio import entries
 from dispatcher.sansio.entries import Entry, Selection
@@ -35,14 +36,20 @@ TINY = {"history_bytes": 1_000, "pause_above_bytes": 800, "resume_below_bytes": 
 
 END = 10**6
 
-STEPS = st.lists(
+STEP = (
     st.tuples(st.just("publish"), st.lists(st.sampled_from(KEYS), min_size=1, max_size=4))
     | st.tuples(st.just("connect"), st.integers(0, len(CHOICES) - 1), st.booleans(), st.none() | st.integers(1, 3))
     | st.tuples(st.just("leave"), st.integers(0, 3))
-    | st.tuples(st.just("read"), st.integers(0, 3)),
-    min_size=1,
-    max_size=12,
+    | st.tuples(st.just("read"), st.integers(0, 3))
 )
+STEPS = st.lists(STEP, min_size=1, max_size=12)
+DETACHED = (("connect", 0, False, None), ("connect", 1, True, None), ("publish", ["a", "b", "a"]), ("publish", ["b"]))
+"""Two records are no longer handed out from memory, and wait."""
+
+COMPACTING_STEPS = st.lists(STEP | st.tuples(st.just("compact"), st.sampled_from(KEYS)), min_size=1, max_size=10).map(
+    lambda steps: [*DETACHED, *steps]
+)
+"""Kafka also removes all records with a key, except the last record of the log, and reports nothing of that."""
 
 
 def range_of(ends: tuple[int, int]) -> range:
@@ -76,6 +83,14 @@ class Model:
     readers: list[Reader] = field(default_factory=list)
     unwanted: set[int] = field(default_factory=set)
     """Records that somebody present might have had and nobody present wanted, at some time."""
+    compacted: set[int] = field(default_factory=set)
+    """Records that may be sent from memory only."""
+
+    def compact(self, key: str) -> None:
+        """Remove the records with a key from the log."""
+        replays = self.bench.replays
+        self.compacted |= {number for number, found in enumerate(self.keys[:-1]) if found == key}
+        replays.log = [(tp, record) for tp, record in replays.log if record.offset not in self.compacted]
 
     def look(self) -> None:
         """Take note of who is present now."""
@@ -88,13 +103,13 @@ class Model:
         """Check that what was wanted was sent, and that what may be committed was taken or is unwanted."""
         covered = self.bench.ranges.get(ONE, set())
         taken = {int(value) for reader in self.readers for value in reader.transport.values}
-        may_go = taken if self.parks else taken | self.unwanted
+        may_go = self.compacted | taken if self.parks else self.compacted | taken | self.unwanted
         assert covered <= may_go, "committed without being taken or unwanted"
         assert taken <= covered, "taken, and not committed"
         for reader in self.readers:
-            values = [int(value) for value in reader.transport.values]
+            values = [n for n in map(int, reader.transport.values) if n not in self.compacted]
             first = min([reader.since, *values])
-            wanted = [n for n in range(first, len(self.keys)) if reader.wants(self.keys[n])]
+            wanted = [n for n in range(first, len(self.keys)) if reader.wants(self.keys[n]) and n not in self.compacted]
             assert values == wanted[: len(values)], "left out, repeated, or not wanted"
             if reader.present and reader.transport.gate.is_set():
                 assert values == wanted, "not sent"
@@ -120,6 +135,8 @@ async def play(steps: list[Any], parks: bool, memory: dict[str, int]) -> None:
                 model.keys += step[1]
                 model.look()
                 bench.publish_keys(*step[1])
+            elif step[0] == "compact":
+                model.compact(step[1])
             elif step[0] == "connect":
                 wanted = CHOICES[step[1]]
                 since = len(model.keys) if step[3] is None else min(step[3], len(model.keys))
@@ -193,6 +210,13 @@ def test_where_a_topic_parks_what_may_be_committed_was_taken(steps: list[Any]) -
 @given(STEPS)
 def test_with_little_memory_the_same_is_sent_and_committed(steps: list[Any]) -> None:
     """What waits does not keep what follows it in memory; its readers are sent it from Kafka."""
+    run(steps, memory=TINY)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=200)
+@given(COMPACTING_STEPS)
+def test_what_is_compacted_while_it_waits_keeps_nothing_back(steps: list[Any]) -> None:
+    """Whoever comes for it has what is left, and commits go on."""
     run(steps, memory=TINY)
 
 
@@ -273,6 +297,11 @@ def _keeps_place_of_what_is_detached(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HistoryPartitions, "behind", lambda self, cursor, unfinished: [])  # noqa: ARG005
 
 
+def _counts_nothing_of_what_is_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits, and is no longer in the log, waits for ever."""
+    monkeypatch.setattr(Replayed, "_count_absent", lambda self, lookup, chunk: None)  # noqa: ARG005
+
+
 @pytest.mark.parametrize(
     ("fault", "how"),
     [
@@ -288,6 +317,7 @@ def _keeps_place_of_what_is_detached(monkeypatch: pytest.MonkeyPatch) -> None:
         (_commits_what_is_parked, {"parks": True}),
         (_counts_nothing_from_kafka, {"memory": TINY}),
         (_keeps_place_of_what_is_detached, {"memory": TINY}),
+        (_counts_nothing_of_what_is_compacted, {"memory": TINY}),
         (_counts_what_precedes_the_rest, {"parks": True}),
     ],
 )
@@ -307,6 +337,6 @@ def test_the_model_finds_planted_faults(
     found = settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=3000, database=None)
     found = settings(found, phases=[Phase.generate])
     try:
-        find(STEPS, fails, settings=found)
+        find(COMPACTING_STEPS if fault is _counts_nothing_of_what_is_compacted else STEPS, fails, settings=found)
     except NoSuchExample:
         pytest.fail("the model has not found it")
