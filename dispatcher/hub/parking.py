@@ -32,6 +32,8 @@ class ParkedRead(NamedTuple):
     """What was parked; None where Kafka no longer has records that wait in memory: a gap, or compacted offsets."""
     ranges: Sequence[OffsetRange]
     """For each record that is sent, each gap, and each hole that compaction left, the offsets that it covers."""
+    is_sent: bool = True
+    """Whether records or gaps were sent; False if nothing is left of the records."""
 
 
 def reads(
@@ -121,14 +123,16 @@ class Parking:
     def replayed(self, reads: Iterable[ParkedRead]) -> int:
         """Note that a socket took replayed records; returns how many of them were parked."""
         number = 0
-        for tp, parked, ranges in reads:
+        for tp, parked, ranges, is_sent in reads:
             for start, end in ranges:
-                if parked is not None and self.ranges.is_current(tp, parked) and (taken := self._take(tp, start, end)):
-                    number += 1
-                    for first, last in taken:
-                        stands_for = Gap(tp, first, last - 1, "parked")
-                        batch = Batch(tp, NO_RECORDS, epoch=parked.epoch, gap=stands_for)
-                        self._on_dispatched(batch, first, last)
+                if parked is None or not self.ranges.is_current(tp, parked):
+                    break
+                taken = self._take(tp, start, end, splits=is_sent)
+                number += is_sent and bool(taken)
+                for first, last in taken:
+                    stands_for = Gap(tp, first, last - 1, "parked")
+                    batch = Batch(tp, NO_RECORDS, epoch=parked.epoch, gap=stands_for)
+                    self._on_dispatched(batch, first, last)
         return number
 
     def starts(self, feed: Feed) -> Mapping[TopicPartition, int]:
@@ -143,10 +147,10 @@ class Parking:
         """Note that a feed has lost its last subscriber, or one that may not have acknowledged all parked records."""
         self._seen.discard(feed)
 
-    def _take(self, tp: TopicPartition, start: int, end: int) -> list[OffsetRange]:
+    def _take(self, tp: TopicPartition, start: int, end: int, *, splits: bool = True) -> list[OffsetRange]:
         found = self.ranges.find(tp)
         was_full = found is not None and found.is_full
-        taken = self.ranges.take(tp, start, end)
+        taken = self.ranges.take(tp, start, end, splits=splits)
         found = self.ranges.find(tp)
         if was_full and not (found is not None and found.is_full):
             self._on_room(tp.topic)

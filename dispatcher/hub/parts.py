@@ -114,9 +114,9 @@ class HubParts:
     def parked_replayed(self, reads: Sequence[ParkedRead]) -> None:
         """Note that a subscriber that counts was sent parked records from Kafka, or that waiting ones are gone."""
         self.settlement.parked_replayed(reads)
-        for partition, _, ranges in (read for read in reads if read.parked is None):
-            for first, end in ranges:
-                self.settlement.acked_between(partition, first, end)
+        for read in reads:
+            for first, end in read.ranges if read.parked is None else ():
+                self.settlement.acked_between(read.partition, first, end)
 
     def await_head(self, subscriber: Subscriber) -> None:
         """Let a subscriber look again when more has been read."""

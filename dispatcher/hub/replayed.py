@@ -160,12 +160,12 @@ class Replayed:
             self._replayed_ranges += [(batch.partition, first, end) for first, end in covered(batch, indexes)]
 
     def _count_absent(self, lookup: ReadRanges, chunk: Chunk) -> None:
-        """Let commits pass records that wait, and that compaction has removed from the log: nobody can be sent them."""
+        """Let commits pass what waits or is parked, and was removed from the log by compaction: it cannot be sent."""
         for tp in chunk.next_offsets:
-            if self._history.waits_before(tp) and self._feed.counts_for(tp.topic):
-                absent = chunk.absent(tp, lookup.ranges[tp].first)
-                if absent:
-                    self._parked_reads.append(ParkedRead(tp, None, absent))
+            parked = self._history.parked.find(tp)
+            kinds = [*([None] if self._history.waits_before(tp) else ()), *([] if parked is None else [parked])]
+            if kinds and self._feed.counts_for(tp.topic) and (absent := chunk.absent(tp, lookup.ranges[tp].first)):
+                self._parked_reads += [ParkedRead(tp, kind, absent, is_sent=False) for kind in kinds]
 
     def _encode_gaps(self, gaps: Iterable[Gap]) -> Iterator[bytes]:
         for gap in gaps:

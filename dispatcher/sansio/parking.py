@@ -91,14 +91,18 @@ class ParkedPartition:
         self._drop_if_empty(reason)
         return fits
 
-    def take(self, start: int, end: int) -> list[OffsetRange]:
-        """Note that somebody was sent every record of a range; returns the parts that were parked until now."""
+    def take(self, start: int, end: int, *, splits: bool = True) -> list[OffsetRange]:
+        """Note that somebody was sent every record of a range; returns the parts that were parked until now.
+
+        Without `splits`, what would take room stays parked, unless it comes first: many holes could take all of it.
+        """
         taken = []
+        head = None if splits or not self else self.first
         for reason, found in tuple(self._by_reason.items()):
             for first, last in tuple(found.ranges(start, end)):
                 before = len(found)
                 found.remove(first, last)
-                if len(found) > before and len(self) > self._max_ranges:
+                if len(found) > before and (len(self) > self._max_ranges or (head is not None and first != head)):
                     found.add(first, last)
                 else:
                     taken.append((first, last))
@@ -157,12 +161,12 @@ class ParkedRanges:
         self._drop_if_empty(partition)
         return fits
 
-    def take(self, partition: TopicPartition, start: int, end: int) -> list[OffsetRange]:
-        """Note that somebody was sent every record of a range; returns the parts that were parked until now."""
+    def take(self, partition: TopicPartition, start: int, end: int, *, splits: bool = True) -> list[OffsetRange]:
+        """See `ParkedPartition.take`."""
         parked = self._partitions.get(partition)
         if parked is None:
             return []
-        taken = parked.take(start, end)
+        taken = parked.take(start, end, splits=splits)
         self._drop_if_empty(partition)
         return taken
 

@@ -299,6 +299,25 @@ async def test_expired_records_are_parked_no_more_once_a_gap_says_so(
     assert bench.ranges == {ONE: set(range(60))}
 
 
+async def test_compacted_records_are_parked_no_more_once_somebody_came_for_them(
+    nursery: trio.Nursery, bench: KeyedBench
+) -> None:
+    """Kafka reports no gap for them. They count as sent to nobody, and commits go on."""
+    await connect(nursery, bench, wanting("a"))
+    bench.publish_keys("b", "a", "b", "b", "a")
+    for _ in range(20):
+        bench.publish_keys("a")
+        await settle()
+    assert set(range(25)) - bench.ranges[ONE] == {0, 2, 3}
+    bench.replays.log = [(tp, record) for tp, record in bench.replays.log if record.offset not in {0, 3}]
+    before = bench.hub.statistics().dispatched_records
+    b = await connect(nursery, bench, wanting("b"))
+    assert b.values == ["2"]
+    assert bench.ranges == {ONE: set(range(25))}
+    assert parked(bench) == {}
+    assert bench.hub.statistics().dispatched_records == before + 1
+
+
 async def test_whoever_observes_a_topic_beside_others_takes_nothing_of_what_is_parked(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

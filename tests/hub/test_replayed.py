@@ -83,14 +83,15 @@ def test_of_followed_partitions_a_filter_counts_what_it_has_not_left_out() -> No
 
 
 def test_what_was_parked_is_reported_once_it_is_sent() -> None:
-    """Records and gaps sent to a counting subscriber are reported; an observer's are not."""
+    """Records and gaps sent to a counting subscriber are reported, and what is absent; an observer's are not."""
     for counts in (True, False):
         reader = Reader(FEED if counts else feed_of(SSE_VALUE, TOPICS, counts=False))
         parked = reader.history.parked
         assert parked.park(ONE, 1, [(2, 5)], Reason.UNMATCHED)
         assert reader.put(batch(ONE, "a", "b"), gaps=(Gap(ONE, 4, 4, "expired"),), to={ONE: 9})
         found = [(read.partition, read.ranges) for read in reader.take_parked_reads()]
-        assert found == ([(ONE, [(1, 3), (3, 4)]), (ONE, [(4, 5)])] if counts else [])
+        absent = (ONE, [(1, 2), (5, 9)])
+        assert found == ([(ONE, [(1, 3), (3, 4)]), (ONE, [(4, 5)]), absent] if counts else [])
         assert reader.take_parked_reads() == []
 
 

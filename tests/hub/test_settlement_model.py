@@ -220,6 +220,13 @@ def test_what_is_compacted_while_it_waits_keeps_nothing_back(steps: list[Any]) -
     run(steps, memory=TINY)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=100)
+@given(COMPACTING_STEPS)
+def test_what_is_compacted_while_it_is_parked_keeps_nothing_back(steps: list[Any]) -> None:
+    """The same where a topic parks."""
+    run(steps, parks=True)
+
+
 def _ignores_feeds(monkeypatch: pytest.MonkeyPatch) -> None:
     """A feed that has not taken its record yet is passed over."""
     match = Settlement.settle

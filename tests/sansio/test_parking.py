@@ -134,3 +134,15 @@ def test_without_room_the_middle_of_a_long_run_stays_parked() -> None:
     assert list(parked.free(0, 1)) == [(0, 1)]
     assert list(parked.free(7 * BLOCK_OFFSETS, 7 * BLOCK_OFFSETS + 1)) == []
     assert list(parked.free(0, end)) == [(0, 5 * BLOCK_OFFSETS + 2), (end - BLOCK_OFFSETS, end)]
+
+
+def test_what_is_absent_takes_no_room_unless_it_comes_first() -> None:
+    """Commits stop before what comes first; later holes wait until they come first."""
+    parked = ParkedPartition(1, 10)
+    length = 3 * BLOCK_OFFSETS
+    assert parked.park([(0, length)], Reason.UNMATCHED)
+    absent = (0, 2), (length // 2, length // 2 + 1), (length - 2, length)
+    assert [parked.take(*part, splits=False) for part in absent] == [[(0, 2)], [], []]
+    assert len(parked) == 2
+    assert parked.take(2, length // 2) == [(2, length // 2)]
+    assert parked.take(*absent[1], splits=False) == [absent[1]]
