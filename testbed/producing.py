@@ -1,10 +1,13 @@
 """Numbered records for tests to look for."""
 
 import ctypes
+import time
 from pathlib import Path
 
 import confluent_kafka
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
+
+from testbed.patience import seconds
 
 
 def produce_numbered(  # noqa: PLR0917 - trio.to_thread.run_sync passes no keywords
@@ -14,6 +17,12 @@ def produce_numbered(  # noqa: PLR0917 - trio.to_thread.run_sync passes no keywo
     producer = Producer(
         {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 10**6}
     )
+    deadline = time.monotonic() + seconds(30)
+    while len(producer.list_topics(topic, timeout=seconds(10)).topics[topic].partitions) < partitions:
+        # Some were added a moment ago.
+        if time.monotonic() > deadline:
+            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))  # noqa: SLF001 - its public spelling
+        time.sleep(0.05)
     for n in range(first, first + number):
         producer.produce(topic, value=str(n).zfill(size_bytes), key=f"key-{n % 1000}", partition=n % partitions)
         if n % 1000 == 0:

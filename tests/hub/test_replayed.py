@@ -117,12 +117,3 @@ def test_nothing_counts_of_a_partition_in_which_another_log_begins() -> None:
     reader.forget_ranges(TWO)
     assert parked_under_way == [ParkedRead(ONE, None, [(2, 4)])]
     assert reader.take_parked_reads() == []
-
-
-def test_offsets_without_a_record_or_a_gap_are_absent_up_to_where_the_chunk_ends() -> None:
-    """Consecutive records or not, and each partition by itself."""
-    sparse = Batch(ONE, [Record(offset, None, None, b"", ()) for offset in (9, 11)])
-    batches = batch(ONE, "a", "b"), batch(TWO, "a"), sparse
-    chunk = Chunk(batches, {ONE: 14, TWO: 3}, (Gap(ONE, 5, 6, "expired"), Gap(TWO, 0, 1, "expired")))
-    assert chunk.absent(ONE, 1) == [(1, 2), (4, 5), (7, 9), (10, 11), (12, 14)]
-    assert chunk.absent(TWO, 0) == []

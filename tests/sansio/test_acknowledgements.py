@@ -135,6 +135,7 @@ def test_a_refused_record_is_done_with_its_dead_letter_alone() -> None:
     acks.sent(delivery(ONE, 1, 2, 3, 4), 0)
     refused = acks.nacked(ONE, 2, 5)
     assert refused is not None
+    assert list(acks.refused(ONE)) == [refused.delivery]
     assert offsets([refused]) == [2]
     assert list(refused.indexes) == [1]
     assert acks.nacked(ONE, 2, 5) is None, "twice"

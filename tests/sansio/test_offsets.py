@@ -630,3 +630,14 @@ def test_a_range_joins_those_that_it_touches(added: tuple[int, int], runs: list[
     found = [(5, 8), (10, 12)]
     merge(found, *added)
     assert found == runs
+
+
+def test_a_partition_that_is_revoked_twice_has_nothing_more_to_commit() -> None:
+    """A member that leaves has given it up when its consumer is closed."""
+    tracker = OffsetTracker()
+    tracker.assigned(ONE)
+    epoch = tracker.began(ONE, 5)
+    tracker.received(ONE, 5, 6)
+    tracker.dispatched(ONE, epoch, 5, 6)
+    assert [commit.offset for commit in tracker.revoked([ONE])] == [6]
+    assert tracker.revoked([ONE]) == []
