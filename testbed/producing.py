@@ -18,13 +18,19 @@ def produce_numbered(  # noqa: PLR0917 - trio.to_thread.run_sync passes no keywo
         {"bootstrap.servers": bootstrap_servers, "linger.ms": 20, "queue.buffering.max.messages": 10**6}
     )
     deadline = time.monotonic() + seconds(30)
-    while len(producer.list_topics(topic, timeout=seconds(10)).topics[topic].partitions) < partitions:
-        # Some were added a moment ago.
-        if time.monotonic() > deadline:
-            raise KafkaException(KafkaError(KafkaError._UNKNOWN_PARTITION))  # noqa: SLF001 - its public spelling
-        time.sleep(0.05)
     for n in range(first, first + number):
-        producer.produce(topic, value=str(n).zfill(size_bytes), key=f"key-{n % 1000}", partition=n % partitions)
+        value, key = str(n).zfill(size_bytes), f"key-{n % 1000}"
+        while True:
+            try:
+                producer.produce(topic, value=value, key=key, partition=n % partitions)
+                break
+            except KafkaException as error:
+                # A partition that was added a moment ago is not known to every broker.
+                is_unknown = error.args[0].code() == KafkaError._UNKNOWN_PARTITION  # noqa: SLF001 - its public spelling
+                if not is_unknown or time.monotonic() > deadline:
+                    raise
+                producer.list_topics(topic, timeout=seconds(10))
+                time.sleep(0.05)
         if n % 1000 == 0:
             producer.poll(0)
     left = producer.flush(60)
