@@ -131,7 +131,7 @@ class Inbound:
 
     @property
     def has_enough(self) -> bool:
-        """Whether what was taken in this step was so much work that the rest has to wait for `go_on`."""
+        """Whether this step has done enough work, so that `go_on` has to take the rest."""
         return False
 
     def go_on(self) -> bool:
