@@ -270,7 +270,8 @@ class Member:
             stdin=subprocess.PIPE,
             pass_fds=descriptors,
             # Ctrl-C in a terminal signals the whole process group. Only the parent shall get it; it passes it on once.
-            start_new_session=True,
+            # In a session of its own, niceness would not count beside other processes (sched(7), "autogroup").
+            process_group=0,
             env={name: value for name, value in os.environ.items() if name not in _MANAGERS_VARIABLES},
         )
 

@@ -87,7 +87,7 @@ class Apicurio:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                process_group=0,
             ).result()
 
     def _wait_until_ready(self) -> None:

@@ -178,8 +178,9 @@ class KafkaCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # A Ctrl-C in the terminal is for us, who then stop the nodes.
-                start_new_session=True,
+                # A Ctrl-C in the terminal is for us, who then stop the nodes. In a session of their own, the kernel
+                # would compare niceness only within it (sched(7), "The autogroup feature").
+                process_group=0,
             ).result()
 
     def kill_node(self, node: int) -> None:

@@ -190,6 +190,13 @@ def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> No
     assert pids(running) == before
 
 
+def test_a_terminal_signals_the_parent_alone(running: Replica) -> None:
+    """Each worker has a process group, but no session: within one, the kernel compares niceness with others."""
+    parent = running.process.pid
+    for pid in pids(running).values():
+        assert (os.getpgid(pid), os.getsid(pid)) == (pid, os.getsid(parent))
+
+
 def test_a_worker_that_is_killed_comes_back_and_nobody_waits_for_it(running: Replica) -> None:
     """The others accept meanwhile, its port stays, and it is counted."""
     before = pids(running)
