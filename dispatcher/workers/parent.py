@@ -198,8 +198,8 @@ class _Parent:
             if code not in {None, 0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
                 log.error("worker did not stop cleanly", worker=member.name, reason=describe(code))
                 self._exit_code = self._exit_code or 1
-        elif not any(one.has_been_up for one in self._members):
-            # No worker could start: trying again would not help.
+        elif (code is None or code >= 0) and not any(one.has_been_up for one in self._members):
+            # No worker could start, and none was killed: trying again would not help.
             log.error("worker could not start", worker=member.name, reason=describe(code))
             self._exit_code = code if code and code > 0 else 1
             self._stop()

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -299,6 +300,24 @@ def test_when_no_worker_can_start_the_parent_ends() -> None:
     events = [orjson.loads(line)["event"] for line in result.stderr.splitlines()]
     assert "worker could not start" in events
     assert events[-1] == "stopped"
+
+
+def test_workers_that_are_killed_before_they_are_up_are_started_again() -> None:
+    """Nothing is wrong with settings or machine."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0"]
+    events, killed = Counter[str](), list[int]()
+    with subprocess.Popen([*command, *flags, "--log-format=json"], stderr=subprocess.PIPE) as parent:
+        assert parent.stderr is not None
+        for line in map(orjson.loads, parent.stderr):
+            events[line["event"]] += 1
+            if line["event"] == "worker started" and len(killed) < 2:
+                killed.append(line["pid"])
+                os.kill(line["pid"], signal.SIGKILL)
+            if line["event"] == "all workers are up":
+                parent.send_signal(signal.SIGTERM)
+    assert parent.returncode == 0
+    assert (events["worker ended"], events["worker up"]) == (2, 2)
 
 
 def test_one_signal_stops_all_of_them(running: Replica) -> None:
