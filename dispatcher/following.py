@@ -21,6 +21,7 @@ from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import RecordDecoder
+from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.spacing import Spacing
@@ -76,13 +77,13 @@ class Following:
         decoder: RecordDecoder | None = None,
     ) -> None:
         self._settings, self._hub, self._replays, self._offsets = settings, hub, replays, offsets
-        self._ownership = Ownership()
+        self._ownership, self._poll_size = Ownership(), PollSize(settings.poll_records)
         self._follower = Follower(
             replay_properties(settings),
             self,
             spacing,
             replays.log_ends,
-            poll_records=settings.poll_records,
+            poll_size=self._poll_size,
             batch_bytes=settings.batch_bytes,
             decoder=decoder,
             client_rack=settings.client_rack,
@@ -194,9 +195,10 @@ class Following:
 
     def followed(self, result: Followed) -> FollowCommands:
         """Take the result of a poll, and return what the thread must do."""
-        for epoch, group in result.groups:
-            if self._ownership.epoch(group.partition) == epoch:
-                self._take_records(group)
+        with self._poll_size.measure(sum(len(group.records) for _, group in result.groups)):
+            for epoch, group in result.groups:
+                if self._ownership.epoch(group.partition) == epoch:
+                    self._take_records(group)
         for partition, epoch, end in result.ends:
             if self._ownership.epoch(partition) == epoch:
                 self._reach(partition, end)

@@ -22,6 +22,7 @@ from dispatcher.intake import Intake
 from dispatcher.kafka.bridge import Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
+from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.spacing import Spacing
@@ -79,7 +80,7 @@ class Pipeline:
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
         self._health, self._stalls = Health(), StallLimit()
-        self._settings, self._memory = settings, TopicMemory()
+        self._settings, self._memory, self._poll_size = settings, TopicMemory(), PollSize(settings.poll_records)
         self._membership = Membership(
             settings,
             self.hub,
@@ -125,7 +126,7 @@ class Pipeline:
             self,
             self._spacing,
             self._memory,
-            poll_records=settings.poll_records,
+            poll_size=self._poll_size,
             batch_bytes=settings.batch_bytes,
             drain_seconds=max(settings.drain_seconds, settings.ack_drain_seconds if settings.acked_topics else 0),
             leave_seconds=settings.shutdown_seconds * LEAVE_SHARE,
@@ -171,7 +172,8 @@ class Pipeline:
         if result.groups or result.assigned is not None:
             self._fetching.received_at = now
         self.hub.gather()
-        self._intake.take(result)
+        with self._poll_size.measure(sum(len(group.records) for group in result.groups)):
+            self._intake.take(result)
         self._held = result.held
         self._publish_state()
         # After the state: a stream learns that it is live before it gets its first record.
@@ -238,9 +240,8 @@ class Pipeline:
     def leaving(self) -> Sequence[TopicPartition]:
         """Stop handing out all partitions, and return them: the consumer is being closed."""
         partitions = sorted(self._offsets.partitions)
-        is_idle = self._membership.is_leaving and not self._stop
         self._revoking_since = trio.current_time()
-        self._happened(Event.LEFT_IDLE if is_idle else Event.LEFT)
+        self._happened(Event.LEFT_IDLE if self._membership.is_leaving and not self._stop else Event.LEFT)
         self.hub.unassigned(partitions, () if self._stop else self._following.disowned(partitions))
         self._consumer.left(partitions)
         return partitions

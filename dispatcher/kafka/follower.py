@@ -29,6 +29,7 @@ from dispatcher.kafka.assignment import for_client
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
+from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import AskLogEnds, StallDetector, log_stalls
@@ -128,7 +129,7 @@ class Follower:
         downstream: The Trio side.
         spacing: When to hand over records.
         ask_log_ends: Asks leaders where logs end, from the thread.
-        poll_records: Maximum number of records taken in one poll.
+        poll_size: How many records a poll may take.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         decoder: Decodes the records of some topics; None if no topic is decoded.
         client_rack: Its rack (KIP-392): it reads from brokers in that rack, if there are any.
@@ -141,7 +142,7 @@ class Follower:
         spacing: Spacing,
         ask_log_ends: AskLogEnds,
         *,
-        poll_records: int,
+        poll_size: PollSize,
         batch_bytes: int,
         decoder: RecordDecoder | None = None,
         client_rack: str = "",
@@ -151,7 +152,7 @@ class Follower:
             self._properties["client.rack"] = client_rack
         self._downstream = downstream
         self._spacing, self._ask_log_ends = spacing, ask_log_ends
-        self._poll_records = poll_records
+        self._poll_size = poll_size
         self._batch_bytes = batch_bytes
         self._decoder = decoder
         self._held = HeldRecords(decoder) if decoder is not None else None
@@ -254,7 +255,7 @@ class Follower:
         first = consumer.poll(HELD_POLL_SECONDS if is_holding else IDLE_POLL_SECONDS)
         messages: list[Message] = []
         if first is not None:
-            more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
+            more = consumer.consume(at_most, 0) if (at_most := self._poll_size.records - 1) else []
             messages = [first, *more]
         result = Followed(messages=len(messages))
         records, events = split_errors(messages)

@@ -29,6 +29,7 @@ from dispatcher.kafka.bridge import Calls, Commands, Downstream, PollResult
 from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
+from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import StallDetector
@@ -69,7 +70,7 @@ class GroupConsumer:
         downstream: The Trio side.
         spacing: When to hand over records.
         memory: What this process knows of the topics.
-        poll_records: Maximum number of records taken in one poll.
+        poll_size: How many records a poll may take.
         batch_bytes: A poll's records of one partition are split into groups of about this size.
         drain_seconds: How long a revoke waits for writes that have started.
         leave_seconds: How long the last commit may take before the member leaves the group without an answer.
@@ -84,7 +85,7 @@ class GroupConsumer:
         spacing: Spacing,
         memory: TopicMemory,
         *,
-        poll_records: int,
+        poll_size: PollSize,
         batch_bytes: int,
         drain_seconds: float,
         leave_seconds: float,
@@ -94,7 +95,7 @@ class GroupConsumer:
         self._topics = list(topics)
         self._downstream, self._spacing = downstream, spacing
         self._memory = memory
-        self._poll_records, self._batch_bytes = poll_records, batch_bytes
+        self._poll_size, self._batch_bytes = poll_size, batch_bytes
         self._drain_seconds, self._leave_seconds = drain_seconds, leave_seconds
         self._assignment = Assignment(eager=is_eager(properties))
         self._beginnings: Beginnings | None = None
@@ -195,7 +196,7 @@ class GroupConsumer:
             self._is_idle = first is None
             if first is not None:
                 self._left.clear()
-                more = consumer.consume(self._poll_records - 1, 0) if self._poll_records > 1 else []
+                more = consumer.consume(at_most, 0) if (at_most := self._poll_size.records - 1) else []
                 # librdkafka drops messages of a partition that leaves meanwhile from `more`, but cannot drop this one.
                 has_left = self._left and _partition_of(first) in self._left
                 messages = more if has_left else [first, *more]

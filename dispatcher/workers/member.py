@@ -269,8 +269,7 @@ class Member:
             [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", path_separator.join(sys.path)],
             stdin=subprocess.PIPE,
             pass_fds=descriptors,
-            # Ctrl-C in a terminal signals the whole process group. Only the parent shall get it; it passes it on once.
-            # In a session of its own, niceness would not count beside other processes (sched(7), "autogroup").
+            # Ctrl-C is for the parent alone. In a session, niceness would not count either (sched(7), "autogroup").
             process_group=0,
             env={name: value for name, value in os.environ.items() if name not in _MANAGERS_VARIABLES},
         )

@@ -9,6 +9,7 @@ from dispatcher.kafka import spacing
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.leaders import Leaders
+from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.spacing import LONGEST_SECONDS, MANY, WORKERS_SHARE, Spacing
 from dispatcher.pipeline import Pipeline
 from dispatcher.settings import Settings
@@ -126,7 +127,8 @@ async def test_the_follower_waits_before_each_poll() -> None:
     """Records collect in librdkafka meanwhile."""
     watched, downstream = Watched(), StopsAt()
     properties: dict[str, str | int | float | bool] = {"bootstrap.servers": NOWHERE, "group.id": "none", "log_level": 0}
-    await Follower(properties, downstream, watched, Leaders(properties).log_ends, poll_records=1, batch_bytes=1).run()
+    bounds = {"poll_size": PollSize(1), "batch_bytes": 1}
+    await Follower(properties, downstream, watched, Leaders(properties).log_ends, **bounds).run()  # type: ignore[arg-type]
     assert watched.waits == downstream.polls == 3
 
 
