@@ -1,14 +1,16 @@
 """Real workers on real sockets, without a broker: how they start, are watched, and end."""
 
 import os
+import pty
 import resource
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx2
@@ -189,6 +191,27 @@ def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> No
     running.signal(signal.SIGUSR1)
     wait_until("all have reported", lambda: workers_that_logged("statistics") >= {"1", "2", None})
     assert pids(running) == before
+
+
+def test_workers_may_write_to_a_terminal_that_others_in_the_background_may_not() -> None:
+    """Their process groups are in the background; `stty tostop` stops what writes from there."""
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+    command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0", *flags]
+    ours, theirs = pty.openpty()
+    # A session's first process gets the first terminal that it opens.
+    on_terminal = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; stty tostop; exec "$@"', os.ttyname(theirs), *command]
+    parent = subprocess.Popen(on_terminal, start_new_session=True)
+    with open(ours, "rb", buffering=0) as lines:
+        seen = b""
+        while b"all workers are up" not in seen and select.select([lines], [], [], seconds(30))[0]:
+            seen += lines.read(1000)
+        parent.send_signal(signal.SIGTERM if b"all workers are up" in seen else signal.SIGKILL)
+        os.close(theirs)
+        # Once nobody has the terminal open, reading from it fails.
+        with suppress(OSError):
+            while lines.read(1000):
+                pass
+    assert parent.wait() == 0
 
 
 def test_a_terminal_signals_the_parent_alone(running: Replica) -> None:
