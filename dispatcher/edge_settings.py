@@ -69,13 +69,13 @@ class EdgeSettings(BaseModel):
         ge=0,
         le=3_153_600_000,
         allow_inf_nan=False,
-        description="How far back `since` may go; an earlier time, and `earliest`, is an invalid request. Event ids "
-        "have no such limit. 0: as far back as Kafka has records.",
+        description="How far back `since` may go; an earlier time, and `earliest`, is an invalid request, and so is "
+        "`last` above 1,000. Event ids have no such limit. 0: as far back as Kafka has records.",
     )
     since_per_minute: Rate = Field(
         default=0,
-        description="Streams with `since` that one address, or one subject, may start per minute, because each may be "
-        "read from Kafka; others get 4429. 0: no limit, but addresses take turns.",
+        description="Streams with `since` (except `now`) or `last` that one address, or one subject, may start per "
+        "minute, because each may be read from Kafka; others get 4429. 0: no limit, but addresses take turns.",
     )
     max_connections: int = Field(
         default=20_000,
