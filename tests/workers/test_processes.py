@@ -35,6 +35,8 @@ SETTINGS = {
     "resume_below_bytes": "2MiB",
     "replay_concurrency": 1,
 }
+FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
+SERVE = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0", *FLAGS]
 
 Start = Callable[..., Replica]
 
@@ -195,13 +197,11 @@ def test_signals_are_passed_on_and_lines_name_the_worker(running: Replica) -> No
 
 def test_workers_may_write_to_a_terminal_that_others_in_the_background_may_not() -> None:
     """Their process groups are in the background; `stty tostop` stops what writes from there."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0", *flags]
     ours, theirs = pty.openpty()
     # A session's first process gets the first terminal that it opens.
-    on_terminal = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; stty tostop; exec "$@"', os.ttyname(theirs), *command]
-    parent = subprocess.Popen(on_terminal, start_new_session=True)
-    with open(ours, "rb", buffering=0) as lines:
+    on_terminal = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; stty tostop; exec "$@"', os.ttyname(theirs)]
+    parent = subprocess.Popen([*on_terminal, *SERVE], start_new_session=True)
+    with os.fdopen(ours, "rb", buffering=0) as lines:
         seen = b""
         while b"all workers are up" not in seen and select.select([lines], [], [], seconds(30))[0]:
             seen += lines.read(1000)
@@ -316,9 +316,8 @@ def test_when_no_worker_can_start_the_parent_ends() -> None:
         "member.START_CODE = 'raise SystemExit(3)';"
         "from dispatcher.command.main import main; main()"
     )
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = [sys.executable, "-c", code, "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0", *flags]
-    result = subprocess.run([*command, "--log-format=json"], check=False, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, *SERVE[3:], "--log-format=json"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 3
     events = [orjson.loads(line)["event"] for line in result.stderr.splitlines()]
     assert "worker could not start" in events
@@ -327,10 +326,8 @@ def test_when_no_worker_can_start_the_parent_ends() -> None:
 
 def test_workers_that_are_killed_before_they_are_up_are_started_again() -> None:
     """Nothing is wrong with settings or machine."""
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in SETTINGS.items()]
-    command = [sys.executable, "-m", "dispatcher", "serve", "--bootstrap-servers", NOWHERE, "--bind=127.0.0.1:0"]
     events, killed = Counter[str](), list[int]()
-    with subprocess.Popen([*command, *flags, "--log-format=json"], stderr=subprocess.PIPE) as parent:
+    with subprocess.Popen([*SERVE, "--log-format=json"], stderr=subprocess.PIPE) as parent:
         assert parent.stderr is not None
         for line in map(orjson.loads, parent.stderr):
             events[line["event"]] += 1
