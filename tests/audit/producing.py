@@ -68,8 +68,8 @@ def produce_steadily(
 def _yielding_producer(bootstrap_servers: str) -> Producer:
     """Return a producer whose own threads let everything else on the machine run first.
 
-    While brokers are slow, those of an idempotent producer poll their sockets without a pause (librdkafka 2.16): a
-    dozen producers took both cores from the brokers that they waited for.
+    While brokers answer slowly, those of an idempotent producer poll their sockets without a pause (librdkafka 2.16;
+    others do not): a dozen producers took both cores from the brokers that they waited for.
     """
     properties = {
         "bootstrap.servers": bootstrap_servers,
