@@ -54,7 +54,11 @@ class FollowedPartitions:
         """Partitions that became owned during a write of their records, and the offset up to which such writes go."""
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
-        """Follow a partition that is not in the history, from an offset on."""
+        """Follow a partition that is not in the history, from an offset on.
+
+        What is being written of an earlier time counts no more: its topic may have been recreated since it left.
+        """
+        self._registry.forget_writes({partition})
         self.partitions.add(partition)
         self._lay_out()
         self._history.follow(partition, offset)
@@ -86,7 +90,6 @@ class FollowedPartitions:
     def recreated(self, partition: TopicPartition, first_offset: int) -> None:
         """Follow the new log of a partition whose topic was recreated, from an offset on."""
         next_offsets = self._registry.next_offsets(partition)
-        self._registry.log_replaced(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
             if subscriber.feed.whole:

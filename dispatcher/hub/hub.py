@@ -119,7 +119,7 @@ class Hub(HubParts):
             replaces: The next offset of the old log, for subscribers that were sent nothing of it.
         """
         next_offsets = self._registry.next_offsets(partition)
-        self._registry.log_replaced(partition)
+        self._registry.forget_writes({partition})
         self.followed.drop([partition])
         self.assigned([partition])
         for subscriber, next_offset in next_offsets:

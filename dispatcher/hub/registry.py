@@ -80,11 +80,13 @@ class Registry:
         self._transports -= Counter([subscriber.transport.name])
         return True
 
-    def log_replaced(self, partition: TopicPartition) -> None:
-        """Count nothing of the current writes for a partition in which another log begins: offsets are not its own."""
+    def forget_writes(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Count nothing of the current writes for partitions that begin: their logs may be others, with new offsets."""
         for subscriber in self.everybody.values():
-            subscriber.in_flight = [entry for entry in subscriber.in_flight if entry.batch.partition != partition]
-            subscriber.resumption.forget_ranges(partition)
+            if subscriber.in_flight:
+                in_flight = subscriber.in_flight
+                subscriber.in_flight = [entry for entry in in_flight if entry.batch.partition not in partitions]
+            subscriber.resumption.forget_ranges(partitions)
 
     def leaving(self, partitions: Collection[TopicPartition]) -> None:
         """Let what is being replayed of partitions that will leave count like entries, once the writes have ended."""

@@ -9,6 +9,7 @@ handed out from memory, and reports them once the records are sent.
 
 from bisect import bisect_left
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 from dispatcher.hub.encoder import Encoder
 from dispatcher.hub.feed import Feed
@@ -56,12 +57,14 @@ class Replayed:
         self._ranges_under_way, self._replayed_ranges = self._replayed_ranges, []
         return self._ranges_under_way
 
-    def forget_ranges(self, partition: TopicPartition) -> None:
-        """Count nothing of a partition that has not been sent whole by now."""
+    def forget_ranges(self, partitions: AbstractSet[TopicPartition]) -> None:
+        """Count nothing of partitions that has not been sent whole by now."""
         for ranges in (self._ranges_under_way, self._replayed_ranges):
-            ranges[:] = [found for found in ranges if found[0] != partition]
+            if ranges:
+                ranges[:] = [found for found in ranges if found[0] not in partitions]
         for parked in (self._parked_under_way, self._parked_reads):
-            parked[:] = [found for found in parked if found.partition != partition]
+            if parked:
+                parked[:] = [found for found in parked if found.partition not in partitions]
 
     def waiting_under_way(self, partitions: Container[TopicPartition]) -> list[Selection]:
         """What waits in some partitions for the current write, because this replays it."""

@@ -17,10 +17,13 @@ from dispatcher.sansio.log_ids import REPORTS
 from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import settle
-from tests.hub.test_whole_topic_model import KINDS, PARTITION, Reader, World, records
+from tests.hub.test_whole_topic_model import KINDS, PARTITION, Kind, Reader, World, records
 
 OLD, NEW = 8, 13
 """The ends of both logs."""
+
+OBSERVING, OWN = KINDS[2], KINDS[4]
+"""A reader of the whole topic that does not count, and one of the replica's own partitions."""
 
 
 class SlowLeaders:
@@ -63,10 +66,16 @@ async def world(nursery: trio.Nursery) -> AsyncIterator[World]:
 async def flow(world: World) -> Reader:
     """Let the reader take everything."""
     (reader,) = world.readers
-    for _ in range(50):
-        reader.transport.allowed.release()
-        await settle()
+    await let_take(reader)
     return reader
+
+
+async def let_take(*readers: Reader) -> None:
+    """Let these readers take everything, and nobody else."""
+    for _ in range(60):
+        for reader in readers:
+            reader.transport.allowed.release()
+        await settle()
 
 
 async def report(world: World, topic_id: str) -> None:
@@ -246,3 +255,73 @@ async def test_a_topic_whose_last_reader_leaves_at_once_is_followed_no_longer_th
     assert world.following.is_followed(PARTITION)
     assert not world.following.is_followed(other)
     nursery.cancel_scope.cancel()
+
+
+class Former:
+    """A replica that owns the old log of the partition, with one reader of its own partitions.
+
+    Args:
+        nursery: Runs it.
+        more: More settings of the replica.
+    """
+
+    def __init__(self, nursery: trio.Nursery, **more: object) -> None:
+        self.nursery, self.world = nursery, World(**more)
+        nursery.start_soon(self.world.hub.run)
+        self.world.following.logs.found({"assets": "old"})
+        self.world.end = OLD
+        assign(self.world, 0, "old")
+
+    async def connect(self, kind: Kind) -> Reader:
+        """One more reader, which has taken nothing yet."""
+        await self.nursery.start(self.world.connect, kind, 0)
+        return self.world.readers[-1]
+
+    async def has_stuck_write(self) -> Reader:
+        """A reader whose write of the whole old log does not end."""
+        reader = await self.connect(OWN)
+        await let_take(reader)
+        reader.transport.allowed = trio.Semaphore(0)
+        self.world.poll(OLD)
+        await settle()
+        return reader
+
+    def recreate(self) -> None:
+        """The topic is recreated, and brokers report that."""
+        for _ in range(REPORTS):
+            self.world.following.logs.found({"assets": "new"})
+        self.world.end, self.world.committed = NEW, 0
+
+
+@pytest.fixture
+async def former(nursery: trio.Nursery) -> AsyncIterator[Former]:
+    """A replica that owns the old log of the partition."""
+    yield Former(nursery)
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("was_followed", [False, True])
+async def test_a_write_of_the_old_log_counts_for_nothing_in_a_log_that_is_followed_later(
+    former: Former, *, was_followed: bool
+) -> None:
+    """The partition has left in between, so that nobody has noticed that its topic was recreated."""
+    world = former.world
+    slow = await former.has_stuck_write()
+    if was_followed:
+        whole = await former.connect(OBSERVING)
+    world.revoke(lost=True)
+    if was_followed:
+        whole.scope.cancel()
+        await settle()
+        world.unfollow()
+    former.recreate()
+    observer = await former.connect(OBSERVING)
+    world.follow(NEW)
+    await let_take(observer, slow)
+    assert slow.offsets == [*range(OLD)]
+    slow.scope.cancel()
+    await settle()
+    assign(world, 0, "new")
+    world.poll(NEW)
+    await let_take(observer)
+    assert committable(world) == []

@@ -189,7 +189,7 @@ async def test_what_is_under_way_counts_for_nothing_in_a_partition_with_another_
         subscriber.resumption._replayed_ranges += [(tp, 0, 5) for tp in (ONE, TWO)]
         under_way = subscriber.resumption.take_replayed_ranges()
     subscriber.resumption._replayed_ranges += [(ONE, 5, 6)]
-    members.registry.log_replaced(ONE)
+    members.registry.forget_writes({ONE})
     assert subscriber.in_flight == [entries[1]]
     assert under_way == [(TWO, 0, 5)]
     assert subscriber.resumption.take_replayed_ranges() == []

@@ -108,12 +108,12 @@ def test_nothing_counts_of_a_partition_in_which_another_log_begins() -> None:
     reader._replayed_ranges += [(ONE, 2, 4), (TWO, 2, 4)]
     under_way = reader.take_replayed_ranges()
     reader._replayed_ranges += [(TWO, 4, 6)]
-    reader.forget_ranges(TWO)
+    reader.forget_ranges({TWO})
     assert under_way == [(ONE, 2, 4)]
     assert reader.take_replayed_ranges() == []
     reader._parked_reads += [ParkedRead(tp, None, [(2, 4)]) for tp in (ONE, TWO)]
     parked_under_way = reader.take_parked_reads()
     reader._parked_reads.append(ParkedRead(TWO, None, [(4, 6)]))
-    reader.forget_ranges(TWO)
+    reader.forget_ranges({TWO})
     assert parked_under_way == [ParkedRead(ONE, None, [(2, 4)])]
     assert reader.take_parked_reads() == []
