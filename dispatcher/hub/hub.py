@@ -67,6 +67,8 @@ class Hub(HubParts):
     def assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Note that partitions were assigned to this replica."""
         self._assignments += 1
+        # Since the time of these writes, the topic may have been recreated elsewhere. Followed ones are looked after.
+        self._registry.forget_writes({tp for tp in partitions if not self.history.is_followed(tp)})
         self._remove(partitions)
         self.acking.released(partitions)
         self._partitions.update(partitions)
@@ -119,7 +121,6 @@ class Hub(HubParts):
             replaces: The next offset of the old log, for subscribers that were sent nothing of it.
         """
         next_offsets = self._registry.next_offsets(partition)
-        self._registry.forget_writes({partition})
         self.followed.drop([partition])
         self.assigned([partition])
         for subscriber, next_offset in next_offsets:

@@ -17,7 +17,7 @@ from dispatcher.sansio.log_ids import REPORTS
 from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import settle
-from tests.hub.test_whole_topic_model import KINDS, PARTITION, Kind, Reader, World, records
+from tests.hub.test_whole_topic_model import FILTERED, KINDS, PARTITION, Kind, Reader, World, records
 
 OLD, NEW = 8, 13
 """The ends of both logs."""
@@ -323,5 +323,61 @@ async def test_a_write_of_the_old_log_counts_for_nothing_in_a_log_that_is_follow
     await settle()
     assign(world, 0, "new")
     world.poll(NEW)
+    await let_take(observer)
+    assert committable(world) == []
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_a_replay_of_the_old_log_dispatches_nothing_in_a_log_that_is_assigned_later(
+    nursery: trio.Nursery, *, lost: bool
+) -> None:
+    """What it replays had left memory before anybody was sent it. The next owner has begun with the new log."""
+    former = Former(nursery, history_bytes=3000)
+    world = former.world
+    world.poll(1)
+    slow = await former.connect(OWN)
+    odd = await former.connect(FILTERED[4])
+    await settle()
+    for _ in range(OLD):
+        world.poll(1)
+        await let_take(odd)
+    subscriber = next(one for one in world.hub._registry.everybody.values() if one.feed == OWN.feed)
+    while not subscriber.resumption._ranges_under_way:
+        slow.transport.allowed.release()
+        await settle()
+    assert subscriber.resumption._ranges_under_way == [(PARTITION, 1, 3)]
+    world.taken.update(range(OLD))
+    world.revoke(lost=lost)
+    odd.scope.cancel()
+    await settle()
+    former.recreate()
+    assign(world, 1, "new")
+    world.poll(NEW)
+    slow.transport.allowed.release()
+    await settle()
+    slow.scope.cancel()
+    await settle()
+    assert slow.offsets == [0, 1, 2]
+    assert world.offsets.dispatched_to(PARTITION) == 1
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_write_of_the_old_log_counts_for_nothing_in_a_log_that_was_assigned_and_is_followed_now(
+    former: Former,
+) -> None:
+    """The partition has come and gone once more during that write."""
+    world = former.world
+    slow = await former.has_stuck_write()
+    world.revoke(lost=True)
+    former.recreate()
+    assign(world, 1, "new")
+    observer = await former.connect(OBSERVING)
+    world.poll(NEW)
+    world.revoke(lost=True)
+    assert world.following.is_followed(PARTITION)
+    await let_take(observer, slow)
+    slow.scope.cancel()
+    await settle()
+    assign(world, 1, "new")
     await let_take(observer)
     assert committable(world) == []
