@@ -128,7 +128,7 @@ class Subscriber(Interludes):
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         """The next offset of a partition, if its start is known. Called by the hub."""
-        if self.state is SubscriberState.LIVE and self._source.history.knows(partition):
+        if self.state is SubscriberState.LIVE and self._source.history.knows(partition, whole=self.feed.whole):
             return self._source.history.end(partition)
         return self.resumption.next_offset(partition)
 

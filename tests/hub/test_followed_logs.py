@@ -3,6 +3,7 @@
 Without Kafka: the records of the new log continue those of the old one, as far as offsets show.
 """
 
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import pytest
@@ -22,8 +23,8 @@ from tests.hub.test_whole_topic_model import FILTERED, KINDS, PARTITION, Kind, R
 OLD, NEW = 8, 13
 """The ends of both logs."""
 
-OBSERVING, OWN = KINDS[2], KINDS[4]
-"""A reader of the whole topic that does not count, and one of the replica's own partitions."""
+WHOLE, OBSERVING, OWN = KINDS[0], KINDS[2], KINDS[4]
+"""Readers of the whole topic, of which one does not count, and of the replica's own partitions."""
 
 
 class SlowLeaders:
@@ -381,3 +382,26 @@ async def test_a_write_of_the_old_log_counts_for_nothing_in_a_log_that_was_assig
     assign(world, 1, "new")
     await let_take(observer)
     assert committable(world) == []
+
+
+async def test_the_gap_of_a_recreated_topic_begins_where_a_reader_was_not_where_the_follower_was(
+    former: Former,
+) -> None:
+    """A reader of the replica's own partitions was sent less, or nothing."""
+    world = former.world
+    own, whole = [await former.connect(kind) for kind in (OWN, WHOLE)]
+    world.poll(OLD)
+    await let_take(own, whole)
+    world.taken.update(range(OLD))
+    world.revoke(lost=False)
+    late = await former.connect(OWN)
+    world.end = OLD + 4
+    world.follow(4)
+    await let_take(*world.readers)
+    former.recreate()
+    assign(world, 0, "new", recreated=True)
+    world.poll(NEW)
+    await let_take(*world.readers)
+    assert [reader.offsets[-NEW:] for reader in world.readers] == [[*range(NEW)]] * 3
+    assert [json.loads(gap)["from"] for gap in gaps(own) + gaps(whole)] == [OLD, OLD + 4]
+    assert gaps(late) == []
