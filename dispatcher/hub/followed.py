@@ -88,12 +88,15 @@ class FollowedPartitions:
             self._lay_out()
 
     def recreated(self, partition: TopicPartition, first_offset: int) -> None:
-        """Follow the new log of a partition whose topic was recreated, from an offset on."""
+        """Follow the new log of a partition whose topic was recreated, from an offset on.
+
+        Readers of only the replica's partitions are sent the gap as well: their place, and what they were sent before
+        the partition left, is of the old log.
+        """
         next_offsets = self._registry.next_offsets(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
-            if subscriber.feed.whole:
-                subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
+            subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
         self.follow(partition, first_offset)
 
     def own(self, partition: TopicPartition, epoch: int, hand_over: HandOver) -> int:

@@ -405,3 +405,36 @@ async def test_the_gap_of_a_recreated_topic_begins_where_a_reader_was_not_where_
     assert [reader.offsets[-NEW:] for reader in world.readers] == [[*range(NEW)]] * 3
     assert [json.loads(gap)["from"] for gap in gaps(own) + gaps(whole)] == [OLD, OLD + 4]
     assert gaps(late) == []
+
+
+@pytest.mark.parametrize("is_announced", [False, True])
+async def test_readers_of_the_own_partitions_have_the_gap_of_a_topic_that_is_recreated_while_it_is_followed(
+    former: Former, *, is_announced: bool
+) -> None:
+    """It begins where each of them was, live or not; the partition comes back later.
+
+    By then the new log is longer than the old one was, and the group may have committed in it.
+    """
+    world = former.world
+    own, whole = [await former.connect(kind) for kind in (OWN, WHOLE)]
+    for _ in range(2):
+        world.poll(OLD // 2)
+        await let_take(own, whole)
+    behind = await former.connect(Kind(OWN.feed, with_id=True))
+    await settle()
+    world.taken.update(range(OLD))
+    world.revoke(lost=False)
+    late = await former.connect(OWN)
+    former.recreate()
+    assert await world.following.logs.find_lost()
+    world.follow(NEW)
+    await let_take(*world.readers)
+    assign(world, 0 if is_announced else NEW, "new", recreated=is_announced)
+    world.end += 1
+    world.poll(NEW + 1)
+    await let_take(*world.readers)
+    found = [[json.loads(gap) for gap in gaps(reader)] for reader in world.readers]
+    assert [[(gap["from"], gap["to"]) for gap in each] for each in found] == [[(8, -1)], [(8, -1)], [(4, -1)], []]
+    assert whole.offsets == [*range(OLD), *range(NEW + 1)]
+    assert [own.offsets, behind.offsets, late.offsets] == [[*range(OLD), NEW], [*range(4), NEW], [NEW]]
+    assert [kind for _, kind, _ in own.blocks if kind in {"gap", "message"}][-2:] == ["gap", "message"]
