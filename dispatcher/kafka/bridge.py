@@ -53,6 +53,7 @@ class PollResult:
         if self.assigned is not None:
             self.assigned = [partition for partition in self.assigned if partition not in partitions]
         self.starts = [start for start in self.starts if start.partition not in partitions]
+        self.stamps = {tp: stamp for tp, stamp in self.stamps.items() if tp not in partitions}
         self.gaps = [gap for gap in self.gaps if gap.partition not in partitions]
         self.stalls = [stall for stall in self.stalls if stall.partition not in partitions]
 

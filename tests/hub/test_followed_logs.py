@@ -18,7 +18,7 @@ from dispatcher.sansio.log_ids import REPORTS
 from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import TopicPartition
 from tests.hub.test_hub import settle
-from tests.hub.test_whole_topic_model import FILTERED, KINDS, PARTITION, Kind, Reader, World, records
+from tests.hub.test_whole_topic_model import BESIDE, FILTERED, KINDS, PARTITION, Kind, Reader, World, records
 
 OLD, NEW = 8, 13
 """The ends of both logs."""
@@ -438,3 +438,21 @@ async def test_readers_of_the_own_partitions_have_the_gap_of_a_topic_that_is_rec
     assert whole.offsets == [*range(OLD), *range(NEW + 1)]
     assert [own.offsets, behind.offsets, late.offsets] == [[*range(OLD), NEW], [*range(4), NEW], [NEW]]
     assert [kind for _, kind, _ in own.blocks if kind in {"gap", "message"}][-2:] == ["gap", "message"]
+
+
+async def test_what_was_found_out_about_a_log_says_nothing_about_one_that_is_assigned_in_the_same_poll(
+    former: Former,
+) -> None:
+    """The partition is revoked in between; the id of its former topic must not be committed with its offsets."""
+    world = former.world
+    result = PollResult(stamps={PARTITION: Stamp("old"), BESIDE: Stamp("beside")})
+    world.revoke(lost=False)
+    result.forget([PARTITION])
+    world.offsets.assigned(PARTITION)
+    world.hub.assigned([PARTITION])
+    result.starts.append(Start(PARTITION, 0, committed=False, stamp=Stamp("new")))
+    world.intake.take(result)
+    found = {commit.partition: commit.metadata for commit in world.offsets.committable(0)}
+    assert found[PARTITION] == Stamp("new").format()
+    ids = world.following.logs.ids
+    assert (ids.is_same(PARTITION, "new"), ids.is_same(BESIDE, "beside")) == (True, True)
