@@ -125,6 +125,7 @@ class Following:
             self.known.forget(partition)
             if self._ownership.role(partition) is Role.FOLLOWED:
                 continue
+            self.logs.ids.left(partition)
             if partition.topic in wanted and self._hub.history.knows(partition):
                 epoch = self._ownership.follow(partition, self._offsets.dispatched_ranges(partition))
                 self._orders.follow(partition, epoch, self._hub.history.end(partition))

@@ -104,11 +104,15 @@ class Intake:
         )
         self.forget([partition])
         self._flow.assigned([partition])
-        if start.recreated and self._following.logs.are_followed(start):
-            # Its readers have had the gap since following it began.
+        logs, is_recreated = self._following.logs, start.recreated
+        if is_recreated and logs.are_followed(start):
+            # Readers of the whole topic have begun with this log, or have had the gap.
             start = start._replace(recreated=False)
         if start.recreated:
             self._start_over(partition, start.offset, start.replaces)
+        elif is_recreated or logs.ids.has_changed(partition, start.stamp.topic_id):
+            # Noticed by the follower, or by another replica.
+            self._hub.followed.returned(partition, start.offset)
         self._following.owned(start, epoch)
         self._hub.reached(partition, start.offset)
 

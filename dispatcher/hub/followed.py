@@ -99,6 +99,15 @@ class FollowedPartitions:
             subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
         self.follow(partition, first_offset)
 
+    def returned(self, partition: TopicPartition, first_offset: int) -> None:
+        """Note that a partition that is about to be owned left with the log of a topic that was recreated since.
+
+        Readers of only the replica's partitions that were there then are sent the gap. Nobody else has to be: readers
+        of the whole topic have begun with the new log, or had the gap, and ids that came later may be of either log.
+        """
+        for subscriber, next_offset in self._registry.next_offsets_when_left(partition):
+            subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
+
     def own(self, partition: TopicPartition, epoch: int, hand_over: HandOver) -> int:
         """Own a partition that was followed.
 

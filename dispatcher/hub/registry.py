@@ -154,6 +154,12 @@ class Registry:
                 found.append((subscriber, next_offset))
         return found
 
+    def next_offsets_when_left(self, partition: TopicPartition) -> Sequence[tuple[Subscriber, int | None]]:
+        """The same for readers of only the replica's partitions that were connected when it left, and still are."""
+        _, before_number = self._left_at.get(partition, (None, 0))
+        found = self.next_offsets(partition) if before_number else ()
+        return [(one, offset) for one, offset in found if one.number < before_number and not one.feed.whole]
+
     def partition_added(self, partition: TopicPartition, end: int, *, whole: bool | None = None) -> None:
         """Note that the beginning of a partition is known now.
 

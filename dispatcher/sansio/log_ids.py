@@ -31,6 +31,8 @@ class LogIds:
     def __init__(self) -> None:
         self._reported: dict[str, str] = {}
         self._logs: dict[TopicPartition, _Log] = {}
+        self._left: dict[TopicPartition, str | None] = {}
+        """The id of the log of each partition when it was last owned."""
 
     def found(self, topics: Mapping[str, str]) -> bool:
         """Take a report.
@@ -79,6 +81,15 @@ class LogIds:
     def is_known(self, partition: TopicPartition) -> bool:
         """Whether the id of the log that is read of a partition is known."""
         return partition in self._logs and self._logs[partition].topic_id is not None
+
+    def left(self, partition: TopicPartition) -> None:
+        """Note that an owned partition leaves: its readers were sent records of the log that is read now."""
+        self._left[partition] = self._logs[partition].topic_id if partition in self._logs else None
+
+    def has_changed(self, partition: TopicPartition, topic_id: str | None) -> bool:
+        """Whether a partition that returns had a log of another id when it left, as far as both are known."""
+        left = self._left.get(partition)
+        return left is not None and topic_id is not None and left != topic_id
 
     def forget(self, partitions: Iterable[TopicPartition]) -> None:
         """Forget partitions that are not in memory any more."""

@@ -456,3 +456,40 @@ async def test_what_was_found_out_about_a_log_says_nothing_about_one_that_is_ass
     assert found[PARTITION] == Stamp("new").format()
     ids = world.following.logs.ids
     assert (ids.is_same(PARTITION, "new"), ids.is_same(BESIDE, "beside")) == (True, True)
+
+
+@pytest.mark.parametrize(("topic_id", "offset"), [("new", 0), ("new", 5), ("old", OLD), (None, OLD)])
+@pytest.mark.parametrize("is_followed", [False, True])
+async def test_readers_of_a_partition_that_returns_with_another_log_have_the_gap(
+    former: Former, *, is_followed: bool, topic_id: str | None, offset: int
+) -> None:
+    """Nobody here has noticed that its topic was recreated, and another replica may have begun with the new log.
+
+    Whoever came after the partition had left was sent nothing of the old log.
+    """
+    world = former.world
+    own = await former.connect(OWN)
+    world.poll(OLD)
+    await let_take(own)
+    world.taken.update(range(OLD))
+    world.revoke(lost=False)
+    late = await former.connect(OWN)
+    if topic_id == "new":
+        former.recreate()
+    world.end = NEW
+    if is_followed:
+        await former.connect(WHOLE)
+        world.follow(NEW)
+        await let_take(*world.readers)
+        assert world.following.is_followed(PARTITION)
+    assign(world, offset, topic_id, recreated=offset == 0)
+    world.end += 1
+    world.poll(NEW + 1)
+    await let_take(*world.readers)
+    # The follower knows an id. If the group does not, it may read another log.
+    may_be_other = topic_id == "new" or (topic_id is None and is_followed)
+    expected = [(OLD, offset - 1)] if may_be_other else []
+    assert [(gap["from"], gap["to"]) for gap in map(json.loads, gaps(own))] == expected
+    assert gaps(late) == []
+    assert own.offsets[OLD:] == late.offsets
+    assert late.offsets[-1] == NEW

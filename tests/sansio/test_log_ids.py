@@ -79,3 +79,17 @@ def test_what_is_forgotten_is_of_no_log() -> None:
     ids = begun(ONE)
     ids.forget([ONE, TWO])
     assert not ids.is_known(ONE)
+
+
+def test_a_partition_that_returns_may_have_a_log_of_another_id() -> None:
+    """What was read of it meanwhile, without owning it, does not matter; nothing is concluded from an unknown id."""
+    ids = begun(ONE)
+    ids.left(ONE)
+    ids.left(TWO)
+    ids.forget([ONE])
+    ids.begin(ONE, "b")
+    assert [ids.has_changed(ONE, topic_id) for topic_id in ("a", "b", None)] == [False, True, False]
+    assert not ids.has_changed(TWO, "b")
+    assert not ids.has_changed(OTHER, "b")
+    ids.left(ONE)
+    assert [ids.has_changed(ONE, topic_id) for topic_id in ("a", "b")] == [True, False]
