@@ -4,6 +4,7 @@ Acknowledgements are cumulative, so those read in one step count as one. Unlike 
 budget is not cut off: it is read at the budget's pace, and the rest waits in the client's kernel.
 """
 
+import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -187,10 +188,7 @@ class AckInbound(Inbound):
         if self.has_enough:
             self._waiting.append(text)
             return
-        try:
-            message: Any = orjson.loads(text)
-        except orjson.JSONDecodeError:
-            return
+        message = _read(text)
         kind = message.get("type") if isinstance(message, dict) else None
         if kind == "ack":
             end_of = _everything if self._subscriber is None else self._subscriber.usable_end
@@ -211,14 +209,14 @@ class AckInbound(Inbound):
         self._partitions += len(position)
         partition, offset = next(iter(position.items()))
         reason = message.get("reason")
+        # It may have half a character, which cannot be encoded.
+        shown = reason.encode(errors="replace").decode() if isinstance(reason, str) else ""
 
         def answer(is_letter: bool) -> None:
             if self._notify is not None:
                 self._notify(text_frame(encode_nacked(f"{partition}={offset}", dead_letter=is_letter)))
 
-        if self._subscriber is not None and not self._subscriber.nacked(
-            partition, offset, reason if isinstance(reason, str) else "", answer
-        ):
+        if self._subscriber is not None and not self._subscriber.nacked(partition, offset, shown, answer):
             raise refusal(
                 BAD_REQUEST, f"there is no dead-letter topic for {partition.topic}, so its records cannot be refused"
             )
@@ -227,6 +225,20 @@ class AckInbound(Inbound):
         if self._acked and self._subscriber is not None:
             acked, self._acked = self._acked, {}
             self._subscriber.acked(acked)
+
+
+def _read(text: bytes) -> Any:
+    """A client's message; None if it is not JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        pass
+    # JSON allows half a surrogate pair (RFC 8259, section 8.2), which JSON.stringify writes where a text was cut, but
+    # orjson does not. A client would wait for ever for the answer to a refusal that was not read.
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _everything(_topic: str) -> int:

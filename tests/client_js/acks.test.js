@@ -115,6 +115,18 @@ test("a rejection and a throw refuse the record, which is done when the server a
   assert.equal(reported.all.length, 2);
 });
 
+test("a reason is whole characters, whatever was thrown", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { records, refuse } = work(t, server.url);
+  const thrown = [`${"x".repeat(499)}\u{1f600} more`, new Error("\udcff \u{1f600}"), Symbol("odd"), Object.create(null)];
+  const messages = (await server.next()).begin().state("streaming").records(...thrown.map((_, n) => `t:0=${n}`));
+  await records.atLeast(thrown.length);
+  thrown.forEach((error, n) => refuse(`t:0=${n}`, error));
+  const reasons = (await messages.said.atLeast(thrown.length)).map(({ reason }) => reason);
+  assert.deepEqual(reasons, [`${"x".repeat(499)}\ufffd`, "\ufffd \u{1f600}", "Symbol(odd)", ""]);
+});
+
 test("a record that is left to other clients holds up nothing, and is refused again instead of acknowledged", async (t) => {
   reports(t);
   const server = await Server.start(t);

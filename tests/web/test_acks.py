@@ -211,6 +211,7 @@ async def test_a_client_that_dies_before_or_within_its_acknowledgement_has_ackno
         '{"type":"ack","id":["assets:0=1"]}',
         '{"type":"ack","id":"assets"}',
         '{"type":"ack","id":"assets:0=1,0=2"}',
+        r'{"type":"ack","id":"assets:0=\ud83d"}',
         '{"type":"nack","id":"assets:0=x"}',
         '{"type":"nack","id":"assets:0=0","reason":"no place to go"}',
     ],
@@ -233,7 +234,8 @@ async def test_what_is_strange_and_harmless_is_passed_over() -> None:
     async with house.serving(), house.client() as client:
         house.batch(4)
         await client.offsets(4)
-        for text in ("[]", "not JSON", '{"type":7}', '{"type":"hello"}', '"ack"'):
+        unread = ["[]", "not JSON", '{"type":7}', '{"type":"hello"}', '"ack"', r'{"type":"\ud83d"}', r'{"ack":"\ud83d"']
+        for text in (*unread, "[" * 60_000, "9" * 60_000):
             await client.send(TextMessage(text))
         for event_id in ("other:0=9", "assets:7=1", "assets:0=2", "assets:0=0", "assets:0=2", "assets:0=99"):
             await client.ack(event_id)
@@ -274,6 +276,30 @@ async def test_a_refused_record_is_answered_when_its_dead_letter_is_stored() -> 
         letters.store[0]()
         assert await client.message("nacked") == {"type": "nacked", "id": "assets:0=1", "dead_letter": True}
         assert house.done() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (r'{"type":"nack","id":"assets:0=0","reason":"cut \ud83d"}', "cut ?"),
+        (r'{"type":"nack","id":"assets:0=0","reason":"café, \udcff"}', "café, ?"),
+        (r'{"type":"nack","id":"assets:0=0","reason":"whole \ud83d\ude00","also":"\ud83d"}', "whole \U0001f600"),
+        ('{"type":"nack","id":"assets:0=0","reason":"slow","took":NaN}', "slow"),
+    ],
+)
+async def test_a_refusal_that_other_encoders_write_counts(text: str, reason: str) -> None:
+    """JSON.stringify writes half a character where a text was cut, and Python's json writes NaN."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), house.client() as client:
+        house.batch(2)
+        await client.offsets(2)
+        await client.send(TextMessage(text))
+        await client.send(TextMessage(r'{"type":"ack","id":"assets:0=1","note":"\ud83d"}'))
+        await house.until(lambda: house.done() == [1])
+        assert [(record.offset, said) for _, record, said in letters.sent] == [(0, reason)]
+        letters.store[0]()
+        assert await client.message("nacked") == {"type": "nacked", "id": "assets:0=0", "dead_letter": True}
 
 
 async def test_a_dead_letter_may_be_stored_when_its_client_has_left() -> None:

@@ -416,7 +416,9 @@ export function subscribe(url, options) {
   function refuse(entry, error) {
     if (entry.isDone) return;
     const pair = `${entry.name}=${entry.offset}`;
-    entry.reason = `${error?.message ?? error}`.slice(0, MAX_REASON_CHARACTERS);
+    const reason = guarded(() => String(error?.message ?? error)) ?? ""; // anything can be thrown
+    // Half a character, from the page or from the cut, would make JSON that some servers do not read.
+    entry.reason = reason.slice(0, MAX_REASON_CHARACTERS).replace(/\p{Cs}/gu, "\ufffd");
     refused.set(pair, entry);
     say?.({ type: "nack", id: pair, reason: entry.reason });
     if (isElsewhere(entry)) leave(pair);
