@@ -40,7 +40,7 @@ MAX_LEFT = 10_000
 tells this client that another one is done with them."""
 
 MAX_REASON_CHARACTERS = 1000
-"""How much of a reason is remembered: a server keeps no more."""
+"""How much of a reason is kept and sent: a server keeps no more, and closes if a message is longer than 64 KiB."""
 
 _Name = tuple[TopicPartition, int]
 """A record: its partition and its offset."""
@@ -155,10 +155,18 @@ class Acks:
             self._finish(_name(record))
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Refuse a record that cannot be processed; it holds up the run until the server answers."""
+        """Refuse a record that cannot be processed; it holds up the run until the server answers.
+
+        Raises:
+            TypeError: the reason is no string.
+        """
+        if not isinstance(reason, str):
+            raise TypeError(f"a reason is a str, not {type(reason).__name__}")
         name = _name(record)
         if self._is_open(record):
-            self._refused[name] = self._due_refusals[name] = reason
+            # Paths and arguments may have half a character (`os.fsdecode`), which cannot be sent.
+            shown = reason[:MAX_REASON_CHARACTERS].encode(errors="replace").decode()
+            self._refused[name] = self._due_refusals[name] = shown
             self._wake_up.set()
             if self._is_elsewhere(name[0]):
                 self._leave(name)
@@ -199,7 +207,7 @@ class Acks:
         """Let the run pass a refused record without acknowledging it, and remember the refusal."""
         reason = self._refused.pop(name, None)
         if reason is not None:
-            self._left[name] = reason[:MAX_REASON_CHARACTERS]
+            self._left[name] = reason
             if len(self._left) > MAX_LEFT:
                 self._left.popitem(last=False)
             self._open[name].may_acknowledge = False

@@ -158,10 +158,12 @@ class Subscription:
 
         Args:
             record: The record.
-            reason: The reason, for people who look at the dead letters.
+            reason: The reason, for people who look at the dead letters. Its first 1,000 characters are sent, with ``?``
+                for what UTF-8 cannot encode.
 
         Raises:
             RuntimeError: `subscribe` was called without ``ack``.
+            TypeError: the reason is no string.
         """
         self._acknowledging().refuse(record, reason)
         await trio.lowlevel.checkpoint()

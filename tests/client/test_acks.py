@@ -232,6 +232,22 @@ async def test_a_refusal_that_no_server_has_heard_waits_for_no_server_without_th
             assert stream.position == "assets:0=2,1=0"
 
 
+async def test_any_reason_can_be_sent_and_what_is_none_is_said_at_once() -> None:
+    """A long one would exceed what a server reads, and half a character cannot be sent."""
+    house = AckHouse()
+    letters = house.hub.acking.dead_letters = Letters("assets")
+    async with house.serving(), subscribe(address(house), ack="manual") as stream:
+        house.batch(2)
+        records = await take(stream, 2)
+        with pytest.raises(TypeError, match="a reason is a str, not ValueError"):
+            await stream.nack(records[0], ValueError("no text"))  # type: ignore[arg-type]
+        await stream.nack(records[0], "x" * 70_000)
+        await stream.nack(records[1], "bad \udcff byte")
+        await house.until(lambda: len(letters.sent) == 2)
+        assert [(record.offset, reason) for _, record, reason in letters.sent] == [(0, "x" * 1000), (1, "bad ? byte")]
+        assert stream.statistics().attempts == 1
+
+
 async def test_tail_acknowledges_each_line_that_it_has_written() -> None:
     """Records beyond the requested number are not acknowledged."""
     house = AckHouse()
