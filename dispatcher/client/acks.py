@@ -9,7 +9,8 @@ Rules of this module:
   letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
   cannot arrive again: none of these refusals would be answered by a server that has the record.
 * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
-  record again, a later offset of the partition would mean that the record is done.
+  record again, a later offset of the partition would mean that the record is done. Nor are others refused on it: a
+  server leaves records that it has not sent to other clients, and the run would pass them.
 * After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
   one.
 * Acknowledgements are cumulative: one task sends the newest, as soon as everything received is done, or after a moment.
@@ -141,7 +142,8 @@ class Acks:
         except MalformedPositionError:
             return
         if not is_stored:
-            self._leave(name)
+            if self._has_arrived(name):
+                self._leave(name)
             return
         self._left.pop(name, None)
         if self._refused.pop(name, None) is not None:
@@ -166,8 +168,10 @@ class Acks:
         if self._is_open(record):
             # Paths and arguments may have half a character (`os.fsdecode`), which cannot be sent.
             shown = reason[:MAX_REASON_CHARACTERS].encode(errors="replace").decode()
-            self._refused[name] = self._due_refusals[name] = shown
-            self._wake_up.set()
+            self._refused[name] = shown
+            if self._has_arrived(name):
+                self._due_refusals[name] = shown
+                self._wake_up.set()
             if self._is_elsewhere(name[0]):
                 self._leave(name)
 
@@ -217,6 +221,11 @@ class Acks:
         for name in [name for name in self._refused if is_left(name)]:
             self._leave(name)
 
+    def _has_arrived(self, name: _Name) -> bool:
+        """Whether a record has arrived on this connection."""
+        partition, offset = name
+        return offset <= self._arrived.get(partition, -1)
+
     def _is_elsewhere(self, partition: TopicPartition) -> bool:
         return self._assigned is not None and partition.partition not in self._assigned.get(partition.topic, ())
 
@@ -243,7 +252,7 @@ class Acks:
             item = delivered.item
             if isinstance(item, Record):
                 self._run.record(item)
-                if delivered.may_acknowledge and item.offset <= self._arrived.get(partition_of(item), -1):
+                if delivered.may_acknowledge and self._has_arrived(_name(item)):
                     self._acknowledge(item)
             elif isinstance(item, Gap):
                 self._run.gap(item)

@@ -376,6 +376,29 @@ async def test_what_is_acknowledged_covers_no_record_that_was_left_to_others(ack
     assert said[3:] == ['{"type":"ack","id":"assets:0=0"}'], "its letter is stored"
 
 
+async def test_a_refusal_waits_until_its_record_has_arrived_again(acks: tuple[Acks, list[str]]) -> None:
+    """Until then a server has no such record, and would leave it to others: the position would pass it."""
+    ledger, said = acks
+    for offset in range(3):
+        ledger.came(record(offset))
+    ledger.connecting()
+    ledger.done(record(1))
+    ledger.refuse(record(0), "bad")
+    await ledger.send()
+    ledger.answered("assets:0=0", is_stored=False)
+    assert (said, ledger.position, ledger.outstanding) == ([], "", 2)
+    for offset in range(3):
+        ledger.came_again(record(offset))
+    await ledger.send()
+    assert said == ['{"type":"nack","id":"assets:0=0","reason":"bad"}']
+    ledger.refuse(record(2), "bad")
+    await ledger.send()
+    ledger.answered("assets:0=0", is_stored=True)
+    ledger.answered("assets:0=2", is_stored=False)
+    assert len(said) == 2
+    assert (ledger.position, ledger.outstanding) == ("assets:0=2", 0)
+
+
 async def test_a_refusal_that_no_server_will_answer_holds_up_nothing(acks: tuple[Acks, list[str]]) -> None:
     """Older servers do not answer if they do not have the partition; nobody does if the record has expired."""
     ledger, said = acks

@@ -199,6 +199,28 @@ test("a refusal that was lost with its connection does not wait for a replica wi
   assert.equal(stream.position, "t:0=0,1=0");
 });
 
+test("a refusal waits until its record has arrived again", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { stream, records, states, done, refuse } = work(t, server.url);
+  const first = (await server.next()).begin().state("streaming").records("t:0=0", "t:0=1", "t:0=2");
+  await records.atLeast(3);
+  first.cut();
+  const second = (await server.next()).begin().state("catching-up");
+  await states.until(({ state }) => state === "catching-up");
+  refuse("t:0=0", new Error("poison")); // a server that has not sent it would leave it to others
+  done("t:0=1");
+  second.send({ type: "nacked", id: "t:0=0", dead_letter: false }).records("t:1=0");
+  await records.atLeast(4);
+  done("t:1=0");
+  second.records("t:0=0", "t:0=1", "t:0=2");
+  await second.said.until(says("nack", "t:0=0"));
+  assert.equal(second.said.all.filter(({ type }) => type === "nack").length, 1);
+  assert.equal(stream.position, "");
+  second.send({ type: "nacked", id: "t:0=0", dead_letter: true });
+  await second.said.until(says("ack", "t:0=1"));
+});
+
 test("a refused record that has expired is left to nobody", async (t) => {
   reports(t);
   const server = await Server.start(t);

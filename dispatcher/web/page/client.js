@@ -14,7 +14,8 @@
 //   letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
 //   cannot arrive again: none of these refusals would be answered by a server that has the record.
 // * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
-//   record again, a later offset of the partition would mean that the record is done.
+//   record again, a later offset of the partition would mean that the record is done. Nor are others refused on it: a
+//   server leaves records that it has not sent to other clients, and the run would pass them.
 // * A server may give one position for several records. A record without an id is named by its envelope.
 // * Without a `place`, the second and later attempts ask for records `since` the first one: records that were dispatched
 //   to a connection that a proxy kept silent are sent again.
@@ -360,9 +361,9 @@ export function subscribe(url, options) {
 
   function advance() {
     while (order[0]?.isDone) {
-      const { pairs, name, offset } = order.shift();
-      for (const pair of pairs) raise(place, ...pair);
-      if (name && arrived.get(name) >= offset) acknowledge(name, offset);
+      const entry = order.shift();
+      for (const pair of entry.pairs) raise(place, ...pair);
+      if (hasArrived(entry)) acknowledge(entry.name, entry.offset);
     }
     moved();
   }
@@ -420,7 +421,7 @@ export function subscribe(url, options) {
     // Half a character, from the page or from the cut, would make JSON that some servers do not read.
     entry.reason = reason.slice(0, MAX_REASON_CHARACTERS).replace(/\p{Cs}/gu, "\ufffd");
     refused.set(pair, entry);
-    say?.({ type: "nack", id: pair, reason: entry.reason });
+    if (hasArrived(entry)) say?.({ type: "nack", id: pair, reason: entry.reason });
     if (isElsewhere(entry)) leave(pair);
   }
 
@@ -433,8 +434,8 @@ export function subscribe(url, options) {
   }
 
   function answered(id, isStored) {
-    if (!isStored) return leave(id);
     const entry = refused.get(id);
+    if (!isStored) return entry && hasArrived(entry) && leave(id);
     refused.delete(id);
     left.delete(id);
     if (entry) settle(entry);
@@ -452,6 +453,11 @@ export function subscribe(url, options) {
 
   function leaveIf(isLeft) {
     for (const [pair, entry] of refused) if (isLeft(entry)) leave(pair);
+  }
+
+  /** Whether a record has arrived on this connection. */
+  function hasArrived({ name, offset }) {
+    return arrived.get(name) >= offset;
   }
 
   function isElsewhere({ name }) {
