@@ -72,6 +72,12 @@ class Policy:
             frozenset(map(_media_type, settings.auth_types)),
         )
 
+    def accepts_audience(self, claims: Mapping[str, Any]) -> bool:
+        """Whether a token with these claims is meant for this dispatcher, whatever else it is meant for."""
+        audience = claims.get("aud")
+        audiences = audience if isinstance(audience, list) else [audience]
+        return any(isinstance(one, str) and one in self.audiences for one in audiences)
+
 
 @dataclass(frozen=True, slots=True)
 class Valid:
@@ -192,11 +198,7 @@ def _check_claims(claims: Mapping[str, Any], policy: Policy, now: float) -> tupl
     """Check the claims; returns the subject, and when the token expires."""
     if claims.get("iss") != policy.issuer:
         raise _WrongError("its issuer (iss) is not auth_issuer")
-    audience = claims.get("aud")
-    audiences = [audience] if isinstance(audience, str) else audience
-    if not isinstance(audiences, list) or not any(
-        isinstance(one, str) and one in policy.audiences for one in audiences
-    ):
+    if not policy.accepts_audience(claims):
         raise _WrongError("it is not meant for this dispatcher: its audience (aud) is not in auth_audience")
     expires_at = _time(claims, "exp")
     if expires_at is None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+import structlog
 import trio
 from werkzeug.datastructures import MultiDict
 
@@ -31,6 +32,8 @@ from dispatcher.web.sessions import Session, Sessions
 
 if TYPE_CHECKING:
     from dispatcher.access.keyring import Keyring
+
+log = structlog.get_logger(__name__)
 
 REMEMBERED_BYTES = 4 * 1024 * 1024
 """Maximum total length of the remembered tokens, the most recently used ones. What is kept of a token takes about four
@@ -161,7 +164,12 @@ class Authentication:
         self._policy = Policy.of(settings)
         self._forget()
         for session in self.sessions.open:
-            self._judge(session)
+            try:
+                self._judge(session)
+            except Exception:
+                # Otherwise the streams after it would keep what was withdrawn from them.
+                log.exception("judging a stream failed", subject=session.subject)
+                session.forbid("it could not be found out whether the token still allows the stream")
 
     async def identify(
         self, fields: Values, cookies: Values, arguments: Mapping[str, Sequence[str]], subprotocols: Sequence[str] = ()
@@ -235,8 +243,7 @@ class Authentication:
         if valid.key not in self._keyring.keys.thumbprints:
             session.forbid("the token's key has been withdrawn")
             return
-        audience = valid.claims.get("aud")
-        if self._policy.audiences.isdisjoint([audience] if isinstance(audience, str) else audience or []):
+        if not self._policy.accepts_audience(valid.claims):
             session.forbid("the token's audience is no longer accepted")
             return
         principal = self._principal(valid)

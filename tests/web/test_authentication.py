@@ -14,7 +14,7 @@ import trio
 
 from dispatcher.access import keyring
 from dispatcher.access.principal import Grant, Principal
-from dispatcher.access.tokens import MAX_TOKEN_BYTES
+from dispatcher.access.tokens import MAX_TOKEN_BYTES, Valid
 from dispatcher.errors import BadRequestError, ForbiddenError, SettingsError
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.settings import Settings
@@ -509,6 +509,51 @@ async def test_after_a_reload_streams_that_are_no_longer_allowed_end(issuer: Iss
         house.authentication._read_settings = lambda: Settings(**given | {"auth_issuer": "https://other.example"})
         with pytest.raises(SettingsError, match="restart to change it"):
             await house.authentication.reload()
+
+
+async def test_a_reload_judges_every_stream_whatever_a_token_has_for_an_audience(issuer: Issuer) -> None:
+    """A token is accepted if one of its audiences fits, though another one is no text; its stream stays."""
+    house = Guarded(issuer)
+    async with house.serving(), house.ws_with(issuer.token(aud=[{"x": 1}, ["y"], AUDIENCE])) as ws:
+        await ws.next("state")
+        await house.authentication.reload()
+        house.publish(ONE)
+        await ws.next("records")
+        given: dict[str, Any] = {name: getattr(house.settings, name) for name in Settings.model_fields}
+        house.authentication._read_settings = lambda: Settings(**given | {"auth_audience": "other"})
+        await house.authentication.reload()
+        assert (await ws.next("goodbye"))["code"] == 4403
+
+
+async def test_a_stream_that_cannot_be_judged_ends_and_keeps_no_other_from_being_judged(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reload ends all streams whose grants were withdrawn, although it fails for the first one."""
+    house = Guarded(issuer)
+    allowed = issuer.token(authorization_details=[grant("assets")], sub="allowed")
+    async with (
+        house.serving(),
+        house.ws_with(issuer.token(sub="odd")) as odd,
+        house.ws_with(issuer.token()) as withdrawn,
+        house.ws_with(allowed) as other,
+    ):
+        for ws in (odd, withdrawn, other):
+            await ws.next("state")
+        given: dict[str, Any] = {name: getattr(house.settings, name) for name in Settings.model_fields}
+        house.authentication._read_settings = lambda: Settings(**given | {"auth_grants": ()})
+        principal_of = house.authentication._principal
+
+        def principal(valid: Valid) -> Principal:
+            if valid.subject == "odd":
+                raise RecursionError
+            return principal_of(valid)
+
+        monkeypatch.setattr(house.authentication, "_principal", principal)
+        await house.authentication.reload()
+        assert (await odd.next("goodbye"))["code"] == 4403
+        assert (await withdrawn.next("goodbye"))["code"] == 4403
+        house.publish(ONE)
+        await other.next("records")
 
 
 async def test_cookies_count_only_for_origins_that_are_named(issuer: Issuer) -> None:
