@@ -113,7 +113,7 @@ class Acks:
         delivered = _Delivered(item, is_done=not is_record)
         self._order.append(delivered)
         if isinstance(item, Record):
-            keep(self._arrived, partition_of(item), item.offset)
+            self._arrive(_name(item))
             self._open[_name(item)] = delivered
         self._advance()
 
@@ -125,7 +125,7 @@ class Acks:
     def came_again(self, record: Record) -> None:
         """Note a repeated record: the server does not know whether it is done."""
         name = _name(record)
-        keep(self._arrived, *name)
+        self._arrive(name)
         reason = self._refused.get(name, self._left.get(name))
         if reason is not None:
             self._due_refusals[name] = reason
@@ -221,8 +221,22 @@ class Acks:
         for name in [name for name in self._refused if is_left(name)]:
             self._leave(name)
 
+    def _arrive(self, name: _Name) -> None:
+        """Note that a record has arrived on this connection.
+
+        Those before it do not come any more, such as refused ones that were compacted meanwhile: the server leaves them
+        to others when it hears of them.
+        """
+        partition, offset = name
+        last = self._arrived.get(partition, -1)
+        for refused, reason in self._refused.items():
+            if refused[0] == partition and last < refused[1] < offset:
+                self._due_refusals[refused] = reason
+                self._wake_up.set()
+        keep(self._arrived, partition, offset)
+
     def _has_arrived(self, name: _Name) -> bool:
-        """Whether a record has arrived on this connection."""
+        """Whether a record, or a later one of its partition, has arrived on this connection."""
         partition, offset = name
         return offset <= self._arrived.get(partition, -1)
 

@@ -399,6 +399,23 @@ async def test_a_refusal_waits_until_its_record_has_arrived_again(acks: tuple[Ac
     assert (ledger.position, ledger.outstanding) == ("assets:0=2", 0)
 
 
+async def test_a_refused_record_that_does_not_come_again_holds_up_nothing(acks: tuple[Acks, list[str]]) -> None:
+    """It was compacted while there was no connection: the server leaves it to others once later ones have arrived."""
+    ledger, said = acks
+    for offset in range(2):
+        ledger.came(record(offset))
+    ledger.refuse(record(0), "bad")
+    ledger.connecting()
+    ledger.came_again(record(1))
+    ledger.came(record(2))
+    await ledger.send()
+    assert said == ['{"type":"nack","id":"assets:0=0","reason":"bad"}']
+    ledger.answered("assets:0=0", is_stored=False)
+    ledger.done(record(1))
+    ledger.done(record(2))
+    assert (ledger.position, ledger.outstanding) == ("assets:0=2", 0)
+
+
 async def test_a_refusal_that_no_server_will_answer_holds_up_nothing(acks: tuple[Acks, list[str]]) -> None:
     """Older servers do not answer if they do not have the partition; nobody does if the record has expired."""
     ledger, said = acks

@@ -221,6 +221,25 @@ test("a refusal waits until its record has arrived again", async (t) => {
   await second.said.until(says("ack", "t:0=1"));
 });
 
+test("a refused record that does not come again holds up nothing", async (t) => {
+  reports(t);
+  const server = await Server.start(t);
+  const { stream, records, done, refuse } = work(t, server.url);
+  const first = (await server.next()).begin().state("streaming").records("t:0=0", "t:0=1");
+  await records.atLeast(2);
+  refuse("t:0=0", new Error("poison"));
+  await first.said.until(says("nack", "t:0=0"));
+  first.cut();
+  const second = (await server.next()).begin().state("streaming").records("t:0=1", "t:0=2"); // it was compacted
+  await second.said.until(says("nack", "t:0=0"));
+  second.send({ type: "nacked", id: "t:0=0", dead_letter: false });
+  done("t:0=1");
+  await records.atLeast(3);
+  done("t:0=2");
+  await second.said.until(says("ack", "t:0=2"));
+  assert.equal(stream.position, "t:0=2");
+});
+
 test("a refused record that has expired is left to nobody", async (t) => {
   reports(t);
   const server = await Server.start(t);

@@ -384,7 +384,7 @@ export function subscribe(url, options) {
       if (suffix !== others) pairs.unshift(...parsePosition(id));
       suffix = others;
     }
-    if (acks) keep(arrived, name, offset);
+    if (acks) arrive(name, offset);
     if (seen.get(name) >= offset) {
       if (acks) again(name, offset);
       return enter({ pairs, isDone: true });
@@ -421,15 +421,19 @@ export function subscribe(url, options) {
     // Half a character, from the page or from the cut, would make JSON that some servers do not read.
     entry.reason = reason.slice(0, MAX_REASON_CHARACTERS).replace(/\p{Cs}/gu, "\ufffd");
     refused.set(pair, entry);
-    if (hasArrived(entry)) say?.({ type: "nack", id: pair, reason: entry.reason });
+    if (hasArrived(entry)) sayRefused(pair, entry.reason);
     if (isElsewhere(entry)) leave(pair);
+  }
+
+  function sayRefused(id, reason) {
+    say?.({ type: "nack", id, reason });
   }
 
   /** Handle a repeated record: the server does not know whether it is done. */
   function again(name, offset) {
     const pair = `${name}=${offset}`;
     const reason = refused.get(pair)?.reason ?? left.get(pair);
-    if (reason !== undefined) say?.({ type: "nack", id: pair, reason });
+    if (reason !== undefined) sayRefused(pair, reason);
     else if (place.get(name) >= offset) acknowledge(name, offset);
   }
 
@@ -455,7 +459,16 @@ export function subscribe(url, options) {
     for (const [pair, entry] of refused) if (isLeft(entry)) leave(pair);
   }
 
-  /** Whether a record has arrived on this connection. */
+  /** Note that a record has arrived on this connection: those before it, such as compacted ones, do not come any more. */
+  function arrive(name, offset) {
+    const last = arrived.get(name) ?? -1n;
+    keep(arrived, name, offset);
+    for (const [pair, entry] of refused) {
+      if (entry.name === name && last < entry.offset && entry.offset < offset) sayRefused(pair, entry.reason);
+    }
+  }
+
+  /** Whether a record, or a later one of its partition, has arrived on this connection. */
   function hasArrived({ name, offset }) {
     return arrived.get(name) >= offset;
   }
