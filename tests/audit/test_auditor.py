@@ -3,6 +3,7 @@
 import pytest
 import trio
 
+from testbed.patience import seconds
 from tests.audit import auditor
 from tests.audit.auditor import Auditor, table
 from tests.audit.fleet import Fleet
@@ -61,7 +62,7 @@ FAULTS = {
 
 
 async def audit(kafka: Kafka, code: str) -> Report:
-    """One replica with a fault, a few seconds."""
+    """One replica with a fault, a few seconds; on a busy machine as long as it takes to produce enough."""
     topic = kafka.create_topic(PARTITIONS)
     audited = Auditor(kafka.bootstrap_servers, topic, f"group-{topic}", PARTITIONS, rate=RATE)
     async with trio.open_nursery() as nursery:
@@ -70,6 +71,9 @@ async def audit(kafka: Kafka, code: str) -> Report:
             await fleet.wait_until_shared(PARTITIONS)
             nursery.start_soon(audited.run)
             await trio.sleep(SECONDS)
+            with trio.fail_after(seconds(30)):
+                while audited.ledger.report().produced <= RATE:  # noqa: ASYNC110 - a thread produces
+                    await trio.sleep(0.1)
             report = await audited.settle()
             nursery.cancel_scope.cancel()
     return report
