@@ -19,8 +19,6 @@ def main() -> None:
     """Serve as one of several until the parent stops this process, or has ended."""
     # A SIGHUP before the replica can reload must not end the process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    # Nor may a line of the log stop it, on a terminal that stops processes in the background which write (stty tostop).
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     lines = read_lines(STDIN)
     line = next(lines, None)
     if line is None:

@@ -34,14 +34,15 @@ END_SECONDS = 2.0
 AWAY_SECONDS = 2.0
 """How long connections to a worker that does not serve wait for it, once any worker has been up."""
 START_CODE = """\
-import sys
+import signal, sys
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 sys.path[:] = sys.argv[2].split('\\n')
 from dispatcher.command.loading import loading
 with loading():
     from dispatcher.command.worker import main
 main()
 """
-"""Makes the worker import modules from where the parent does, not from the current folder."""
+"""Lets the worker write to any terminal (`stty tostop`), and import modules from where the parent does."""
 
 _MANAGERS_VARIABLES = {"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"}
 """Not passed on to workers: only the parent talks to the service manager."""
@@ -264,9 +265,8 @@ class Member:
         return process, Channel(ours), orders
 
     async def _open(self, descriptors: Sequence[int]) -> trio.Process:
-        path_separator = "\n"
         return await trio.lowlevel.open_process(
-            [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", path_separator.join(sys.path)],
+            [sys.executable, "-P", "-c", START_CODE, f"worker-{self.name}", "\n".join(sys.path)],
             stdin=subprocess.PIPE,
             pass_fds=descriptors,
             # Ctrl-C is for the parent alone. In a session, niceness would not count either (sched(7), "autogroup").

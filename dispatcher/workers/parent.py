@@ -49,6 +49,10 @@ MARGIN_SECONDS = 1.0
 """How much longer than `shutdown_seconds`, after which a worker ends itself, the parent waits before it kills the
 worker."""
 
+KILLED_AT_START = 3
+"""How often a worker that was killed (SIGKILL) is started again while none has been up: if memory is too small for any,
+every start ends like this."""
+
 Addresses = list[tuple[str, int]]
 
 
@@ -198,8 +202,10 @@ class _Parent:
             if code not in {None, 0, -signal.SIGTERM, -signal.SIGKILL} or (code != 0 and member.has_served):
                 log.error("worker did not stop cleanly", worker=member.name, reason=describe(code))
                 self._exit_code = self._exit_code or 1
-        elif (code is None or code >= 0) and not any(one.has_been_up for one in self._members):
-            # No worker could start, and none was killed: trying again would not help.
+        elif not any(one.has_been_up for one in self._members) and (
+            code != -signal.SIGKILL or member.statistics().restarts >= KILLED_AT_START
+        ):
+            # No worker could start: trying again would not help.
             log.error("worker could not start", worker=member.name, reason=describe(code))
             self._exit_code = code if code and code > 0 else 1
             self._stop()

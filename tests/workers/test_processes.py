@@ -324,20 +324,38 @@ def test_when_no_worker_can_start_the_parent_ends() -> None:
     assert events[-1] == "stopped"
 
 
-def test_workers_that_are_killed_before_they_are_up_are_started_again() -> None:
-    """Nothing is wrong with settings or machine."""
-    events, killed = Counter[str](), list[int]()
-    with subprocess.Popen([*SERVE, "--log-format=json"], stderr=subprocess.PIPE) as parent:
+KILLED_AT_START = """
+import os, signal, sys
+from pathlib import Path
+starts = Path({folder!r}, sys.argv[1])
+with starts.open("a") as file:
+    file.write(".")
+if starts.stat().st_size <= {times}:
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("times", "code"), [(2, 0), (100, 1)])
+def test_workers_that_are_killed_at_their_start_are_started_a_few_times(tmp_path: Path, times: int, code: int) -> None:
+    """Settings and machine may be right; but in the end the parent gives up."""
+    kill = KILLED_AT_START.format(folder=str(tmp_path), times=times)
+    serve = (
+        f"from dispatcher.workers import member; member.START_CODE = {kill!r} + member.START_CODE;"
+        "from dispatcher.command.main import main; main()"
+    )
+    events = Counter[str]()
+    with subprocess.Popen(
+        [sys.executable, "-c", serve, *SERVE[3:], "--log-format=json"], stderr=subprocess.PIPE
+    ) as parent:
         assert parent.stderr is not None
         for line in map(orjson.loads, parent.stderr):
             events[line["event"]] += 1
-            if line["event"] == "worker started" and len(killed) < 2:
-                killed.append(line["pid"])
-                os.kill(line["pid"], signal.SIGKILL)
             if line["event"] == "all workers are up":
                 parent.send_signal(signal.SIGTERM)
-    assert parent.returncode == 0
-    assert (events["worker ended"], events["worker up"]) == (2, 2)
+    assert parent.returncode == code
+    assert events["worker could not start"] == code
+    assert events["all workers are up"] == 1 - code
+    assert code or events["worker ended"] == 2 * times
 
 
 def test_one_signal_stops_all_of_them(running: Replica) -> None:
