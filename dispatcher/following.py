@@ -21,7 +21,6 @@ from dispatcher.hub.hub import Hub
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import RecordDecoder
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.spacing import Spacing
@@ -29,6 +28,7 @@ from dispatcher.sansio.beginnings import Start
 from dispatcher.sansio.known_records import KnownRecords
 from dispatcher.sansio.offsets import OffsetTracker
 from dispatcher.sansio.ownership import Ownership, Role
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.ranges import Bounds
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.topic_counts import TopicCounts
@@ -77,7 +77,7 @@ class Following:
         decoder: RecordDecoder | None = None,
     ) -> None:
         self._settings, self._hub, self._replays, self._offsets = settings, hub, replays, offsets
-        self._ownership, self._poll_size = Ownership(), PollSize(settings.poll_records)
+        self._ownership, self._poll_size = Ownership(), PollSize(settings.poll_records, hub.tries)
         self._follower = Follower(
             replay_properties(settings),
             self,

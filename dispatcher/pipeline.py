@@ -22,7 +22,6 @@ from dispatcher.intake import Intake
 from dispatcher.kafka.bridge import Commands, PollResult
 from dispatcher.kafka.commits import CommitCoordinator
 from dispatcher.kafka.group_consumer import GroupConsumer
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import consumer_properties, replay_properties
 from dispatcher.kafka.replay import Replays
 from dispatcher.kafka.spacing import Spacing
@@ -35,6 +34,7 @@ from dispatcher.sansio.commit_book import Commit
 from dispatcher.sansio.flow import FlowControl
 from dispatcher.sansio.health import Event, Health, LogLine
 from dispatcher.sansio.offsets import OffsetTracker
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.records import Batch, TopicPartition
 from dispatcher.sansio.stalls import StallLimit
 from dispatcher.sansio.topic_health import TopicHealth
@@ -79,8 +79,8 @@ class Pipeline:
         self._flow = FlowControl(settings.pause_above_bytes, settings.resume_below_bytes)
         self._commits = CommitCoordinator(self._offsets, settings.commit_interval_seconds)
         self._consumer = ConsumerWatch(settings.kafka.get("group.protocol"))
-        self._health, self._stalls = Health(), StallLimit()
-        self._settings, self._memory, self._poll_size = settings, TopicMemory(), PollSize(settings.poll_records)
+        self._poll_size = PollSize(settings.poll_records, self.hub.tries)
+        self._settings, self._memory, self._health, self._stalls = settings, TopicMemory(), Health(), StallLimit()
         self._membership = Membership(
             settings,
             self.hub,

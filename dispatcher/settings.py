@@ -135,7 +135,7 @@ class _CoreSettings(BaseSettings):
         description="Approximate size of the batches into which one poll's records of a partition are split.",
     )
     poll_records: int = Field(
-        default=1000, ge=1, le=100_000, description="Maximum number of records per poll; fewer while each costs much."
+        default=1000, ge=1, le=100_000, description="Maximum number of records per poll; fewer with many filters."
     )
     socket_unsent_bytes: Size = Field(
         default=ByteSize(128 * KIB),

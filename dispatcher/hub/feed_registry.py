@@ -9,6 +9,7 @@ needed it first, until the last subscriber that needs it has left, and no owner 
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import TypeVar
 
 from dispatcher.errors import TooManyError
@@ -177,6 +178,10 @@ class FeedRegistry:
         views = (topic, False), (topic, True)
         found = [indexes.get(view) for indexes in (self._indexes, self._grants) for view in views]
         return sum([index.tried for index in found if index is not None])
+
+    def tried_singly(self) -> int:
+        """How often filters and grants were tried on single records of all topics: only differences mean anything."""
+        return sum([index.tried_singly for index in chain(self._indexes.values(), self._grants.values())])
 
     def match(self, batch: Batch, part: range | None = None) -> Matches:
         """The filtered feeds, and which records of a batch each wants: all of an undecoded one, for feeds that ask.

@@ -181,6 +181,10 @@ class HubParts:
         """The sequences of entries that are being written to subscribers that count."""
         return self._registry.first_writes()
 
+    def tries(self) -> int:
+        """How often filters were tried on single records: only differences mean anything."""
+        return self._feeds.tried_singly()
+
     def statistics(self) -> HubStatistics:
         """A snapshot of the running sums, at a cost that does not grow with the subscribers. `census` has the rest."""
         return HubStatistics(

@@ -13,6 +13,7 @@ from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.statistics import ConsumerStatistics
 from dispatcher.sansio.beginnings import Stamp, Start
 from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.ranges import Gap
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
@@ -93,10 +94,11 @@ class Calls:
 
     Args:
         spacing: Learns how long crossings take.
+        poll_size: Knows how many records a poll may take.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        self._spacing = spacing
+    def __init__(self, spacing: Spacing, poll_size: PollSize) -> None:
+        self._spacing, self._poll_size = spacing, poll_size
         self._token = trio.from_thread.run_sync(trio.lowlevel.current_trio_token)
 
     def call(self, function: Callable[[*_Arguments], _Result], *arguments: *_Arguments) -> _Result:
@@ -108,9 +110,10 @@ class Calls:
 
     def hand_over(self, function: Callable[[_Polled], _Result], polled: _Polled) -> _Result:
         """Call a function with the result of a poll; the next one should wait for `Spacing.wait`."""
-        begun = time.monotonic()
+        begun, is_full = time.monotonic(), polled.messages >= self._poll_size.records
         answer = self.call(function, polled)
-        self._spacing.crossed(polled.messages, time.monotonic() - begun)
+        if not is_full:  # otherwise there may be more records already, so none have to collect
+            self._spacing.crossed(polled.messages, time.monotonic() - begun)
         return answer
 
 

@@ -29,10 +29,10 @@ from dispatcher.kafka.assignment import for_client
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.decoding import Group, grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import AskLogEnds, StallDetector, log_stalls
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall, StallLimit
 
@@ -205,7 +205,7 @@ class Follower:
         consumer = Consumer(dict(self._properties), logger=LIBRDKAFKA_LOG)
         try:
             commands = trio.from_thread.run_sync(self._downstream.follow)
-            calls, stalls = Calls(self._spacing), StallDetector(self._ask_log_ends)
+            calls, stalls = Calls(self._spacing, self._poll_size), StallDetector(self._ask_log_ends)
             lags_at, is_idle = time.monotonic(), False
             while not commands.stop:
                 trio.from_thread.check_cancelled()

@@ -29,12 +29,12 @@ from dispatcher.kafka.bridge import Calls, Commands, Downstream, PollResult
 from dispatcher.kafka.commit_sender import CommitSender
 from dispatcher.kafka.decoding import grouped, split_errors
 from dispatcher.kafka.held import HeldRecords, RecordDecoder
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.properties import LIBRDKAFKA_LOG
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.kafka.stalls import StallDetector
 from dispatcher.kafka.statistics import parse_statistics
 from dispatcher.sansio.beginnings import Again, Start
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.stalls import Stall
 from dispatcher.sansio.topic_memory import TopicMemory
@@ -156,7 +156,7 @@ class GroupConsumer:
 
     def _poll_until_stopped(self, consumer: Consumer, beginnings: Beginnings) -> str | None:
         """Returns why the consumer must be rebuilt, or None. Either way it can still commit."""
-        commands, calls, stalls = Commands(), Calls(self._spacing), StallDetector(beginnings.log_ends)
+        commands, calls, stalls = Commands(), Calls(self._spacing, self._poll_size), StallDetector(beginnings.log_ends)
         while not commands.stop and commands.rebuild is None:
             trio.from_thread.check_cancelled()
             if beginnings.pending:

@@ -94,6 +94,8 @@ class FilterIndex(Generic[Owner]):
         self._rest: dict[_Indexed[Owner], None] = {}
         self.tried = 0
         """How often a filter was tried on a record, since the start: most of what `match` costs."""
+        self.tried_singly = 0
+        """How much of that grows with the records of a batch: filters that share an anchor are tried on a batch."""
 
     def __len__(self) -> int:
         return len(self._filters)
@@ -192,6 +194,7 @@ class FilterIndex(Generic[Owner]):
                 text = view.text(self._tokens[pointer])
                 if text is not None and (found := texts.get(text)):
                     pass_.take(found, view, index)
+        self.tried_singly += pass_.tried
         matches = pass_.matches()
         self.tried += pass_.tried
         return [(indexed.owners, indexes) for indexed, indexes in matches.items()]

@@ -9,8 +9,8 @@ from confluent_kafka import Consumer
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.held import HeldRecords
 from dispatcher.kafka.leaders import Leaders, Properties
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.spacing import Spacing
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.records import TopicPartition
 from testbed.patience import seconds
 from tests.kafka.test_held import ONE, TWO, Decoder, group
@@ -40,7 +40,7 @@ class NoDownstream:
 def following(decoder: Decoder, partitions: Collection[TopicPartition]) -> Iterator[tuple[Follower, Consumer]]:
     """A follower of these partitions from their first record on, whose consumer reaches no broker."""
     follower = Follower(
-        {}, NoDownstream(), Spacing(0), Leaders({}).log_ends, poll_size=PollSize(1), batch_bytes=1, decoder=decoder
+        {}, NoDownstream(), Spacing(0), Leaders({}).log_ends, poll_size=PollSize(1, int), batch_bytes=1, decoder=decoder
     )
     consumer = Consumer({"bootstrap.servers": "127.0.0.1:1", "group.id": "none", "log_level": 0})
     try:
@@ -118,6 +118,6 @@ async def test_a_poll_without_news_crosses_only_if_there_are_orders() -> None:
     spacing = CountsWaits(8, quiet.stop)
     properties: Properties = {"test.mock.num.brokers": 1, "group.id": "none", "log_level": 0}
     with trio.fail_after(seconds(30)):
-        log_ends, size = Leaders(properties).log_ends, PollSize(1)
+        log_ends, size = Leaders(properties).log_ends, PollSize(1, int)
         await Follower(properties, quiet, spacing, log_ends, poll_size=size, batch_bytes=1).run()
     assert quiet.crossings == 2

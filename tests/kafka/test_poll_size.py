@@ -1,75 +1,22 @@
-"""How many records a poll may take."""
+"""Both threads take fewer records while filters are tried often on each."""
 
-import pytest
 from confluent_kafka import Message
-from hypothesis import given
-from hypothesis import strategies as st
 
+from dispatcher.hub.feed import feed_of
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.decoding import Group
 from dispatcher.kafka.follower import Followed
-from dispatcher.kafka.poll_size import LONGEST_STEP_SECONDS, PollSize
 from dispatcher.pipeline import Pipeline
+from dispatcher.sansio.encoding.wire import SSE_VALUE
+from dispatcher.sansio.filter_dialect import read_filter
+from dispatcher.sansio.poll_size import MOST_TRIES
 from dispatcher.sansio.records import Records, TopicPartition
 from dispatcher.settings import Settings
+from tests.hub.test_hub import RecordingTransport
 
-MOST = 1000
-
-
-def test_records_that_cost_much_are_taken_in_small_numbers() -> None:
-    """As many as fit into a step, with the next poll already."""
-    size = PollSize(MOST)
-    assert size.records == MOST
-    size.took(500, 20 * LONGEST_STEP_SECONDS)
-    assert size.records == 25
-
-
-def test_one_record_is_always_taken() -> None:
-    """However much it costs."""
-    size = PollSize(MOST)
-    size.took(1, 20 * LONGEST_STEP_SECONDS)
-    assert size.records == 1
-
-
-def test_a_long_step_with_many_records_does_not_raise_the_limit() -> None:
-    """A poll may hand over more than it took: records that had waited to be decoded."""
-    size = PollSize(MOST)
-    size.took(500, 20 * LONGEST_STEP_SECONDS)
-    size.took(MOST, 2 * LONGEST_STEP_SECONDS)
-    assert size.records == 25
-
-
-def test_single_cheap_records_say_nothing_about_many() -> None:
-    """Else a burst after a quiet time would hold the loop."""
-    size = PollSize(MOST)
-    size.took(500, 20 * LONGEST_STEP_SECONDS)
-    for _ in range(100):
-        size.took(1, LONGEST_STEP_SECONDS / 20)
-    assert size.records == 25
-
-
-def test_the_limit_returns_when_records_are_cheap_again() -> None:
-    """It doubles with each full poll, up to what it was."""
-    size = PollSize(MOST)
-    size.took(500, 20 * LONGEST_STEP_SECONDS)
-    seen = []
-    for _ in range(7):
-        size.took(size.records, LONGEST_STEP_SECONDS / 20)
-        seen.append(size.records)
-    assert seen == [50, 100, 200, 400, 800, MOST, MOST]
-
-
-@pytest.mark.parametrize("most", [1, 1000])
-@given(st.lists(st.floats(1e-7, 1e-2), min_size=1, max_size=30))
-def test_full_polls_of_any_cost_end_in_steps_that_are_short_enough(most: int, costs: list[float]) -> None:
-    """Once the cost of a record stays what it is, no step but the first is too long, unless it has one record."""
-    size = PollSize(most)
-    for cost in costs:
-        size.took(size.records, size.records * cost)
-    for _ in range(20):
-        size.took(size.records, size.records * costs[-1])
-        assert size.records * costs[-1] <= LONGEST_STEP_SECONDS * 1.001 or size.records == 1
-        assert 1 <= size.records <= most
+PARTITION = TopicPartition("assets", 0)
+RECORDS = Records(range(500), [0] * 500, [b"hot"] * 500, [b"{}"] * 500, [()] * 500)
+FILTERS = 50
 
 
 class Client:
@@ -88,36 +35,32 @@ class Client:
         return []
 
 
-class Clock:
-    """The CPU time as `poll_size` sees it: each step takes twenty times as long as it should."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-
-    def thread_time(self) -> float:
-        """Seconds."""
-        self._now += 20 * LONGEST_STEP_SECONDS
-        return self._now
+def pipeline_with_filters() -> Pipeline:
+    """One with subscribers who want the same key, and some value each."""
+    pipeline = Pipeline(Settings(client_id="replica", bootstrap_servers="127.0.0.1:1", topics=[PARTITION.topic]))
+    for number in range(FILTERS):
+        wanted = read_filter({"all": [{"exact": {"key": "hot"}}, {"exact": {"/n": f"{number}"}}]})
+        pipeline.hub.subscribe(feed_of(SSE_VALUE, frozenset({PARTITION.topic}), wanted), RecordingTransport())
+    return pipeline
 
 
-RECORDS = Records(range(100), [0] * 100, [None] * 100, [b"{}"] * 100, [()] * 100)
-GROUP = Group(TopicPartition("assets", 0), RECORDS, None)
-SETTINGS = Settings(client_id="replica", bootstrap_servers="127.0.0.1:1")
-
-
-async def test_the_member_of_the_group_takes_as_many_as_it_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By what its records cost."""
-    pipeline, client = Pipeline(SETTINGS), Client()
-    monkeypatch.setattr("dispatcher.kafka.poll_size.time", Clock())
-    pipeline.exchange(PollResult(groups=[GROUP]))
+async def test_the_member_of_the_group_takes_fewer_records() -> None:
+    """By how often filters were tried on those of its last poll."""
+    pipeline, client = pipeline_with_filters(), Client()
+    pipeline.hub.assigned([PARTITION])
+    pipeline._offsets.assigned(PARTITION)
+    pipeline._offsets.began(PARTITION, 0)
+    pipeline.exchange(PollResult(groups=[Group(PARTITION, RECORDS, None)]))
     pipeline.make_consumer()._poll(client, 0)  # type: ignore[arg-type] # as much of a consumer as is used
-    assert client.asked == [4]
+    assert client.asked == [MOST_TRIES // FILTERS - 1]
 
 
-async def test_the_follower_takes_as_many_as_it_has_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_follower_takes_fewer_records() -> None:
     """The same."""
-    following, client = Pipeline(SETTINGS)._following, Client()
-    monkeypatch.setattr("dispatcher.kafka.poll_size.time", Clock())
-    following.followed(Followed(groups=[(1, GROUP)]))
+    pipeline, client = pipeline_with_filters(), Client()
+    following = pipeline._following
+    epoch = following._ownership.follow(PARTITION)
+    pipeline.hub.followed.follow(PARTITION, 0)
+    following.followed(Followed(groups=[(epoch, Group(PARTITION, RECORDS, None))]))
     following._follower._poll(client)  # type: ignore[arg-type] # as much of a consumer as is used
-    assert client.asked == [4]
+    assert client.asked == [MOST_TRIES // FILTERS - 1]

@@ -12,11 +12,11 @@ import trio
 from dispatcher.kafka import commit_sender
 from dispatcher.kafka.bridge import PollResult
 from dispatcher.kafka.group_consumer import GroupConsumer
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.spacing import Spacing
 from dispatcher.pipeline import Pipeline
 from dispatcher.sansio.beginnings import Again, Start
 from dispatcher.sansio.commit_book import Commit
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.sansio.records import TopicPartition
 from dispatcher.sansio.topic_memory import TopicMemory
 from dispatcher.settings import Settings
@@ -145,7 +145,7 @@ class LeavingGroup:
         """How many writes are under way, each of which moves the offset."""
         self._is_revoked = False
         self._departs = departs
-        bounds = {"poll_size": PollSize(1), "batch_bytes": 1, "drain_seconds": 5, "leave_seconds": 0.5}
+        bounds = {"poll_size": PollSize(1, int), "batch_bytes": 1, "drain_seconds": 5, "leave_seconds": 0.5}
         self.poller = GroupConsumer({}, [], self, Spacing(0), TopicMemory(), **bounds)  # type: ignore[arg-type] # it plays the downstream
         self._answers = answers
         self._waiting: list[confluent_kafka.TopicPartition] = []

@@ -9,9 +9,9 @@ from dispatcher.kafka import spacing
 from dispatcher.kafka.bridge import Calls, PollResult
 from dispatcher.kafka.follower import FollowCommands, Followed, Follower
 from dispatcher.kafka.leaders import Leaders
-from dispatcher.kafka.poll_size import PollSize
 from dispatcher.kafka.spacing import LONGEST_SECONDS, MANY, WORKERS_SHARE, Spacing
 from dispatcher.pipeline import Pipeline
+from dispatcher.sansio.poll_size import PollSize
 from dispatcher.settings import Settings
 from dispatcher.supervisor import supervise
 
@@ -94,7 +94,7 @@ class Watched(Spacing):
 async def test_a_hand_over_tells_how_much_it_had() -> None:
     """With the time that it took."""
     watched = Watched()
-    await trio.to_thread.run_sync(lambda: Calls(watched).hand_over(str, PollResult(messages=7)))
+    await trio.to_thread.run_sync(lambda: Calls(watched, PollSize(1000, int)).hand_over(str, PollResult(messages=7)))
     assert watched.crossings == [7]
 
 
@@ -127,7 +127,7 @@ async def test_the_follower_waits_before_each_poll() -> None:
     """Records collect in librdkafka meanwhile."""
     watched, downstream = Watched(), StopsAt()
     properties: dict[str, str | int | float | bool] = {"bootstrap.servers": NOWHERE, "group.id": "none", "log_level": 0}
-    bounds = {"poll_size": PollSize(1), "batch_bytes": 1}
+    bounds = {"poll_size": PollSize(1, int), "batch_bytes": 1}
     await Follower(properties, downstream, watched, Leaders(properties).log_ends, **bounds).run()  # type: ignore[arg-type]
     assert watched.waits == downstream.polls == 3
 
