@@ -325,11 +325,12 @@ class Following:
         topic_ids = {partition: self.logs.ids.reported(partition.topic) for partition in missing}
         bounds = await self._replays.bounds(missing)
         committed = await self._replays.committed(missing)
+        begins = {}
         for partition in sorted(bounds.keys() & self._missing()):
-            offset = _begin(bounds[partition], committed, partition, is_new=self._counts.is_new(partition))
+            begins[partition] = _begin(bounds[partition], committed, partition, is_new=self._counts.is_new(partition))
             self.logs.ids.begin(partition, topic_ids[partition])
-            self._orders.follow(partition, self._ownership.follow(partition), offset)
-            self._hub.followed.follow(partition, offset)
+            self._orders.follow(partition, self._ownership.follow(partition), begins[partition])
+        self._hub.followed.follow_all(begins)
         return not self._missing()
 
 

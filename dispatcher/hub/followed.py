@@ -54,15 +54,22 @@ class FollowedPartitions:
         """Partitions that became owned during a write of their records, and the offset up to which such writes go."""
 
     def follow(self, partition: TopicPartition, offset: int) -> None:
-        """Follow a partition that is not in the history, from an offset on.
+        """Follow a partition that is not in the history, from an offset on."""
+        self.follow_all({partition: offset})
 
-        What is being written of an earlier time counts no more: its topic may have been recreated since it left.
+    def follow_all(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Follow partitions that are not in the history, each from an offset on.
+
+        What is being written of an earlier time counts no more: their topics may have been recreated since they left.
         """
-        self._registry.forget_writes({partition})
-        self.partitions.add(partition)
+        if not offsets:
+            return
+        self._registry.forget_writes(offsets.keys())
+        self.partitions.update(offsets)
         self._lay_out()
-        self._history.follow(partition, offset)
-        self._registry.partition_added(partition, offset, whole=True)
+        for partition, offset in offsets.items():
+            self._history.follow(partition, offset)
+            self._registry.partition_added(partition, offset, whole=True)
 
     def disown(self, partitions: Collection[TopicPartition]) -> None:
         """Follow partitions that were owned. The caller updates the layout."""

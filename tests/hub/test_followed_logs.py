@@ -5,6 +5,7 @@ Without Kafka: the records of the new log continue those of the old one, as far 
 
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import pytest
 import trio
@@ -255,6 +256,33 @@ async def test_a_topic_whose_last_reader_leaves_at_once_is_followed_no_longer_th
     await trio.sleep(3 * world.following._settings.follow_linger_seconds)
     assert world.following.is_followed(PARTITION)
     assert not world.following.is_followed(other)
+    nursery.cancel_scope.cancel()
+
+
+async def test_writes_are_forgotten_in_one_pass_however_many_partitions_are_followed(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass looks at every subscriber, and nothing else runs meanwhile."""
+    world = World()
+    leaders = SlowLeaders(world)
+    leaders.answers.set()
+    nursery.start_soon(world.hub.run)
+    for kind in (WHOLE, OWN):
+        await nursery.start(world.connect, kind, 0)
+    world.hub.expect({"assets": 12})
+    world.following._is_running = True
+    registry, passes = world.hub._registry, list[AbstractSet[TopicPartition]]()
+    forget_writes = registry.forget_writes
+
+    def count(partitions: AbstractSet[TopicPartition]) -> None:
+        passes.append(partitions)
+        forget_writes(partitions)
+
+    monkeypatch.setattr(registry, "forget_writes", count)
+    assert await world.following._follow_missing()
+    expected = {TopicPartition("assets", number) for number in range(12)} - {BESIDE}
+    assert world.hub.followed.partitions == expected
+    assert passes == [expected]
     nursery.cancel_scope.cancel()
 
 
