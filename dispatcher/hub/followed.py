@@ -97,10 +97,10 @@ class FollowedPartitions:
     def recreated(self, partition: TopicPartition, first_offset: int) -> None:
         """Follow the new log of a partition whose topic was recreated, from an offset on.
 
-        Readers of only the replica's partitions are sent the gap as well: their place, and what they were sent before
-        the partition left, is of the old log.
+        Readers of only the replica's partitions that were there when the partition left are sent the gap as well: their
+        place, and what they were sent by then, is of the old log.
         """
-        next_offsets = self._registry.next_offsets(partition)
+        next_offsets = self._registry.next_offsets_when_left(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
             subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
@@ -109,11 +109,12 @@ class FollowedPartitions:
     def returned(self, partition: TopicPartition, first_offset: int) -> None:
         """Note that a partition that is about to be owned left with the log of a topic that was recreated since.
 
-        Readers of only the replica's partitions that were there then are sent the gap. Nobody else has to be: readers
-        of the whole topic have begun with the new log, or had the gap, and ids that came later may be of either log.
+        Readers of only the replica's partitions that were there then are sent the gap. Readers of the whole topic have
+        begun with the new log, or had the gap.
         """
         for subscriber, next_offset in self._registry.next_offsets_when_left(partition):
-            subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
+            if not subscriber.feed.whole:
+                subscriber.resumption.partition_recreated(partition, next_offset, first_offset)
 
     def own(self, partition: TopicPartition, epoch: int, hand_over: HandOver) -> int:
         """Own a partition that was followed.

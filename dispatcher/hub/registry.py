@@ -155,10 +155,13 @@ class Registry:
         return found
 
     def next_offsets_when_left(self, partition: TopicPartition) -> Sequence[tuple[Subscriber, int | None]]:
-        """The same for readers of only the replica's partitions that were connected when it left, and still are."""
+        """The same without readers of only the replica's partitions that connected after it had left.
+
+        These were sent nothing of the old log, and their ids may be of either log.
+        """
         _, before_number = self._left_at.get(partition, (None, 0))
-        found = self.next_offsets(partition) if before_number else ()
-        return [(one, offset) for one, offset in found if one.number < before_number and not one.feed.whole]
+        found = self.next_offsets(partition)
+        return [(one, next_offset) for one, next_offset in found if one.feed.whole or one.number < before_number]
 
     def partition_added(self, partition: TopicPartition, end: int, *, whole: bool | None = None) -> None:
         """Note that the beginning of a partition is known now.

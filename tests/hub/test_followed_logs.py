@@ -301,9 +301,9 @@ class Former:
         self.world.end = OLD
         assign(self.world, 0, "old")
 
-    async def connect(self, kind: Kind) -> Reader:
-        """One more reader, which has taken nothing yet."""
-        await self.nursery.start(self.world.connect, kind, 0)
+    async def connect(self, kind: Kind, named: int = 0) -> Reader:
+        """One more reader, which has taken nothing yet; its id, if it has one, names the offset before this one."""
+        await self.nursery.start(self.world.connect, kind, named)
         return self.world.readers[-1]
 
     async def has_stuck_write(self) -> Reader:
@@ -521,3 +521,28 @@ async def test_readers_of_a_partition_that_returns_with_another_log_have_the_gap
     assert gaps(late) == []
     assert own.offsets[OLD:] == late.offsets
     assert late.offsets[-1] == NEW
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+async def test_an_id_that_came_after_the_partition_had_left_may_be_of_the_new_log(
+    former: Former, *, is_noticed: bool
+) -> None:
+    """Its client was sent records of the new log by another replica, and misses none of those that follow."""
+    world = former.world
+    own, whole = [await former.connect(kind) for kind in (OWN, WHOLE)]
+    world.poll(OLD)
+    await let_take(own, whole)
+    world.taken.update(range(OLD))
+    world.revoke(lost=False)
+    world.follow(NEW)
+    late = await former.connect(Kind(OWN.feed, with_id=True), 6)
+    former.recreate()
+    if is_noticed:
+        assert await world.following.logs.find_lost()
+        world.follow(NEW)
+    await let_take(*world.readers)
+    assign(world, 10, "new")
+    world.poll(NEW)
+    await let_take(*world.readers)
+    assert [len(gaps(reader)) for reader in (own, whole, late)] == [1, 1, 0]
+    assert late.offsets == [*range(6, NEW)]
