@@ -64,14 +64,16 @@ class FollowedLogs:
 
         The group may have noticed the recreation before, on another replica, and have committed an offset since: then
         readers of the whole topic are owed what precedes that offset. If it is not known which log the group reads,
-        they continue where they are, or repeat what follows that offset, because none of that may count.
+        they continue where they are, or repeat what follows that offset, because none of that may count. Readers of
+        only the replica's partitions were sent nothing here since it left, and continue where they were.
         """
         partition, topic_id = start.partition, start.stamp.topic_id
         is_same = self.ids.is_same(partition, topic_id)
         if is_same is False or self.ids.is_replaced(partition):
             self._start_over(partition, 0, topic_id)
         elif is_same is None and self.ids.is_known(partition):
-            self._start_over(partition, min(start.offset, self._hub.history.end(partition)), topic_id)
+            first = min(start.offset, self._hub.history.end(partition))
+            self._start_over(partition, first, topic_id, is_certain=False)
 
     async def find_lost(self) -> bool:
         """Ask the leaders about partitions whose next offset is not in their log; returns whether all have answered."""
@@ -101,11 +103,13 @@ class FollowedLogs:
             self._orders.follow(partition, epoch, self._hub.history.end(partition))
         return not self._orders.lost
 
-    def _start_over(self, partition: TopicPartition, first: int, topic_id: str | None) -> int:
+    def _start_over(
+        self, partition: TopicPartition, first: int, topic_id: str | None, *, is_certain: bool = True
+    ) -> int:
         """Follow the new log of a partition, that of an id, from an offset on; returns the epoch."""
         replaces = self._hub.history.end(partition)
         log.warning("topic recreated", partition=str(partition), offset=first, replaces=replaces)
         self._ownership.drop([partition])
         self.ids.begin(partition, topic_id)
-        self._hub.followed.recreated(partition, first)
+        self._hub.followed.recreated(partition, first, is_certain=is_certain)
         return self._ownership.follow(partition)

@@ -94,13 +94,16 @@ class FollowedPartitions:
             self._history.remove(gone)
             self._lay_out()
 
-    def recreated(self, partition: TopicPartition, first_offset: int) -> None:
+    def recreated(self, partition: TopicPartition, first_offset: int, *, is_certain: bool = True) -> None:
         """Follow the new log of a partition whose topic was recreated, from an offset on.
 
         Readers of only the replica's partitions that were there when the partition left are sent the gap as well: their
-        place, and what they were sent by then, is of the old log.
+        place, and what they were sent by then, is of the old log. If it is not certain that this is another log, they
+        keep their place: the gap would take records from them that they have not been sent.
         """
-        next_offsets = self._registry.next_offsets_when_left(partition)
+        registry = self._registry
+        find = registry.next_offsets_when_left if is_certain else registry.next_offsets_of_whole
+        next_offsets = find(partition)
         self.drop([partition])
         for subscriber, next_offset in next_offsets:
             subscriber.resumption.partition_recreated(partition, next_offset, first_offset)

@@ -163,6 +163,11 @@ class Registry:
         found = self.next_offsets(partition)
         return [(one, next_offset) for one, next_offset in found if one.feed.whole or one.number < before_number]
 
+    def next_offsets_of_whole(self, partition: TopicPartition) -> Sequence[tuple[Subscriber, int | None]]:
+        """The same only for readers of the whole topic; the others may go on where they were when it left."""
+        readers = [one for one in self.everybody.values() if one.feed.whole and partition.topic in one.feed.topics]
+        return [(one, one.next_offset(partition)) for one in readers]
+
     def partition_added(self, partition: TopicPartition, end: int, *, whole: bool | None = None) -> None:
         """Note that the beginning of a partition is known now.
 

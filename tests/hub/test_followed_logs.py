@@ -514,9 +514,7 @@ async def test_readers_of_a_partition_that_returns_with_another_log_have_the_gap
     world.end += 1
     world.poll(NEW + 1)
     await let_take(*world.readers)
-    # The follower knows an id. If the group does not, it may read another log.
-    may_be_other = topic_id == "new" or (topic_id is None and is_followed)
-    expected = [(OLD, offset - 1)] if may_be_other else []
+    expected = [(OLD, offset - 1)] if topic_id == "new" else []
     assert [(gap["from"], gap["to"]) for gap in map(json.loads, gaps(own))] == expected
     assert gaps(late) == []
     assert own.offsets[OLD:] == late.offsets
@@ -546,3 +544,31 @@ async def test_an_id_that_came_after_the_partition_had_left_may_be_of_the_new_lo
     await let_take(*world.readers)
     assert [len(gaps(reader)) for reader in (own, whole, late)] == [1, 1, 0]
     assert late.offsets == [*range(6, NEW)]
+
+
+@pytest.mark.parametrize("topic_id", [None, "old"])
+async def test_if_the_group_knows_no_id_readers_of_the_own_partitions_go_on_where_they_are(
+    former: Former, topic_id: str | None
+) -> None:
+    """As if it knew it: nothing says that the topic was recreated, and a reader that is behind misses nothing."""
+    world = former.world
+    own, whole, slow = [await former.connect(kind) for kind in (OWN, WHOLE, OWN)]
+    await let_take(slow)
+    slow.transport.allowed = trio.Semaphore(0)
+    for _ in range(2):
+        world.poll(OLD // 2)
+        await let_take(own, whole)
+    behind = await former.connect(Kind(OWN.feed, with_id=True), 4)
+    await settle()
+    world.taken.update(range(OLD))
+    world.revoke(lost=False)
+    late = await former.connect(Kind(OWN.feed, with_id=True), 6)
+    world.follow(NEW)
+    await let_take(own, whole, late)
+    assign(world, OLD, topic_id)
+    world.end = NEW
+    world.poll(NEW)
+    await let_take(*world.readers)
+    assert [gaps(reader) for reader in (own, slow, behind, late)] == [[]] * 4
+    expected = [[*range(first, NEW)] for first in (0, 0, 4, 6)]
+    assert [reader.offsets for reader in (own, slow, behind, late)] == expected
