@@ -123,9 +123,11 @@ class Following:
         disowned = []
         for partition in partitions:
             self.known.forget(partition)
-            if self._ownership.role(partition) is Role.FOLLOWED:
+            role = self._ownership.role(partition)
+            if role is Role.FOLLOWED:
                 continue
-            self.logs.ids.left(partition)
+            if role is Role.OWNED:  # otherwise it has left already, or has not begun
+                self.logs.ids.left(partition)
             if partition.topic in wanted and self._hub.history.knows(partition):
                 epoch = self._ownership.follow(partition, self._offsets.dispatched_ranges(partition))
                 self._orders.follow(partition, epoch, self._hub.history.end(partition))

@@ -315,6 +315,29 @@ class Former:
         await settle()
         return reader
 
+    async def has_stuck_replay(self) -> Reader:
+        """A reader whose write of records that had left memory does not end; with a small history."""
+        world = self.world
+        world.poll(1)
+        slow, odd = await self.connect(OWN), await self.connect(FILTERED[4])
+        await settle()
+        for _ in range(OLD):
+            world.poll(1)
+            await let_take(odd)
+        subscriber = next(one for one in world.hub._registry.everybody.values() if one.feed == OWN.feed)
+        while not subscriber.resumption._ranges_under_way:
+            slow.transport.allowed.release()
+            await settle()
+        assert subscriber.resumption._ranges_under_way == [(PARTITION, 1, 3)]
+        world.taken.update(range(OLD))
+        await self.leave(odd)
+        return slow
+
+    async def leave(self, reader: Reader) -> None:
+        """A reader's connection ends."""
+        reader.scope.cancel()
+        await settle()
+
     def recreate(self) -> None:
         """The topic is recreated, and brokers report that."""
         for _ in range(REPORTS):
@@ -363,22 +386,8 @@ async def test_a_replay_of_the_old_log_dispatches_nothing_in_a_log_that_is_assig
     """What it replays had left memory before anybody was sent it. The next owner has begun with the new log."""
     former = Former(nursery, history_bytes=3000)
     world = former.world
-    world.poll(1)
-    slow = await former.connect(OWN)
-    odd = await former.connect(FILTERED[4])
-    await settle()
-    for _ in range(OLD):
-        world.poll(1)
-        await let_take(odd)
-    subscriber = next(one for one in world.hub._registry.everybody.values() if one.feed == OWN.feed)
-    while not subscriber.resumption._ranges_under_way:
-        slow.transport.allowed.release()
-        await settle()
-    assert subscriber.resumption._ranges_under_way == [(PARTITION, 1, 3)]
-    world.taken.update(range(OLD))
+    slow = await former.has_stuck_replay()
     world.revoke(lost=lost)
-    odd.scope.cancel()
-    await settle()
     former.recreate()
     assign(world, 1, "new")
     world.poll(NEW)
@@ -572,3 +581,28 @@ async def test_if_the_group_knows_no_id_readers_of_the_own_partitions_go_on_wher
     assert [gaps(reader) for reader in (own, slow, behind, late)] == [[]] * 4
     expected = [[*range(first, NEW)] for first in (0, 0, 4, 6)]
     assert [reader.offsets for reader in (own, slow, behind, late)] == expected
+
+
+@pytest.mark.parametrize("when", ["revoked twice", "assigned and revoked before it began"])
+async def test_a_partition_that_leaves_twice_left_with_the_log_that_was_read(former: Former, when: str) -> None:
+    """A replica that is closed gives partitions up before they are revoked, and a short assignment reads nothing."""
+    world = former.world
+    own = await former.connect(OWN)
+    world.poll(OLD)
+    await let_take(own)
+    world.taken.update(range(OLD))
+    if when == "revoked twice":
+        world.hub.unassigned([PARTITION], world.following.disowned([PARTITION]))
+    world.revoke(lost=False)
+    former.recreate()
+    if when != "revoked twice":
+        world.offsets.assigned(PARTITION)
+        world.hub.assigned([PARTITION])
+        world.hub.unassigned([PARTITION], world.following.disowned([PARTITION]))
+        world.offsets.lost([PARTITION])
+        world.intake.forget([PARTITION])
+    assign(world, OLD, "new")
+    world.poll(NEW)
+    await let_take(own)
+    assert [(gap["from"], gap["to"]) for gap in map(json.loads, gaps(own))] == [(OLD, OLD - 1)]
+    assert own.offsets == [*range(NEW)]
