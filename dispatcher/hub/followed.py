@@ -85,6 +85,8 @@ class FollowedPartitions:
         """Drop followed partitions."""
         gone = self.partitions.intersection(partitions)
         if gone:
+            # They may have been assigned, and begin with another log.
+            self._registry.forget_writes(gone)
             self._fan_out.withdraw()
             for subscriber in self._registry.catching_up.values():
                 if subscriber.feed.whole:

@@ -606,3 +606,29 @@ async def test_a_partition_that_leaves_twice_left_with_the_log_that_was_read(for
     await let_take(own)
     assert [(gap["from"], gap["to"]) for gap in map(json.loads, gaps(own))] == [(OLD, OLD - 1)]
     assert own.offsets == [*range(NEW)]
+
+
+async def test_a_write_of_the_old_log_counts_for_nothing_if_following_ends_before_the_partition_begins(
+    nursery: trio.Nursery,
+) -> None:
+    """Of a partition that is assigned while it is followed, writes may still count; not once that has ended."""
+    former = Former(nursery, history_bytes=3000)
+    world = former.world
+    slow = await former.has_stuck_replay()
+    observer = await former.connect(OBSERVING)
+    world.revoke(lost=True)
+    assert world.following.is_followed(PARTITION)
+    await former.leave(observer)
+    world.offsets.assigned(PARTITION)
+    world.hub.assigned([PARTITION])
+    world.unfollow()
+    former.recreate()
+    world.intake.take(PollResult(starts=[Start(PARTITION, 1, committed=True, stamp=Stamp("new"))]))
+    world.group_at = 1
+    world.poll(NEW)
+    slow.transport.allowed.release()
+    await settle()
+    await former.leave(slow)
+    assert slow.offsets == [0, 1, 2]
+    assert world.offsets.dispatched_to(PARTITION) == 1
+    nursery.cancel_scope.cancel()
