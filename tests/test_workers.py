@@ -32,8 +32,8 @@ def have_subscribers(replica: Replica) -> bool:
 
 def busiest(replica: Replica) -> str:
     """The worker with most subscribers: the kernel spreads them by chance, or late workers send them on."""
-    workers = {worker["worker"]: worker["status"]["subscribers"]["total"] for worker in replica.status()["workers"]}
-    return max(workers, key=lambda name: workers[name])
+    workers = replica.status()["workers"]
+    return str(max(workers, key=lambda worker: worker["status"]["subscribers"]["total"])["worker"])
 
 
 def is_committed(status: dict[str, Any]) -> bool:

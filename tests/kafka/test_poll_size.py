@@ -37,7 +37,7 @@ class Client:
 
 def pipeline_with_filters() -> Pipeline:
     """One with subscribers who want the same key, and some value each."""
-    pipeline = Pipeline(Settings(client_id="replica", bootstrap_servers="127.0.0.1:1", topics=[PARTITION.topic]))
+    pipeline = Pipeline(Settings(client_id="replica", bootstrap_servers="127.0.0.1:1", topics=(PARTITION.topic,)))
     for number in range(FILTERS):
         wanted = read_filter({"all": [{"exact": {"key": "hot"}}, {"exact": {"/n": f"{number}"}}]})
         pipeline.hub.subscribe(feed_of(SSE_VALUE, frozenset({PARTITION.topic}), wanted), RecordingTransport())
