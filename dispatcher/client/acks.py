@@ -9,16 +9,18 @@ Rules of this module:
   letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
   cannot arrive again: none of these refusals would be answered by a server that has the record.
 * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
-  record again, a later offset of the partition would mean that the record is done. Nor are others refused on it: a
-  server leaves records that it has not sent to other clients, and the run would pass them.
+  record again, a later offset of the partition would mean that the record is done.
+* A record is refused only on a connection that has reached it, by a record or a position: a server leaves records that
+  it has not sent to other clients, and the run would pass them. The position at which a stream begins says nothing.
 * After a topic is recreated, records of the old log are not acknowledged: their offsets would name records of the new
   one.
 * Acknowledgements are cumulative: one task sends the newest, as soon as everything received is done, or after a moment.
 """
 
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 import orjson
 import trio
@@ -78,6 +80,16 @@ class Acks:
         """The replica's partitions, by topic; None while no others can be excluded."""
         self._arrived: dict[TopicPartition, int] = {}
         """The offset of each partition that arrived last on this connection."""
+        self._reached: dict[TopicPartition, int] = {}
+        """The highest offset of each partition that this connection has reached, as far as a refusal needed it."""
+        self._waiting: defaultdict[TopicPartition, list[int]] = defaultdict(list)
+        """Heaps of the offsets of refused records that this connection has not reached."""
+        self._has_begun = False
+        """Whether this connection has named the position at which it begins."""
+        self._passed = ""
+        """The last id after that, until it is read because a refusal waits."""
+        self._others = ("", "")
+        """Topic and other partitions of the last record's id that was read: those of a batch share them."""
         self._due: dict[TopicPartition, int] = {}
         """The offsets of the next acknowledgement."""
         self._due_refusals: dict[_Name, str] = {}
@@ -98,6 +110,11 @@ class Acks:
         """Forget what was due on the connection that is over: what the server has not heard of, it sends again."""
         self._assigned = None
         self._arrived.clear()
+        self._reached.clear()
+        self._has_begun, self._passed, self._others = False, "", ("", "")
+        self._waiting.clear()
+        for partition, offset in self._refused:
+            heappush(self._waiting[partition], offset)
         self._due.clear()
         self._due_refusals.clear()
 
@@ -112,8 +129,10 @@ class Acks:
         is_record = isinstance(item, Record)
         delivered = _Delivered(item, is_done=not is_record)
         self._order.append(delivered)
-        if isinstance(item, Record):
-            self._arrive(_name(item))
+        if isinstance(item, Heartbeat):
+            self._pass(item.id)
+        elif isinstance(item, Record):
+            self._arrive(item)
             self._open[_name(item)] = delivered
         self._advance()
 
@@ -125,7 +144,7 @@ class Acks:
     def came_again(self, record: Record) -> None:
         """Note a repeated record: the server does not know whether it is done."""
         name = _name(record)
-        self._arrive(name)
+        self._arrive(record)
         reason = self._refused.get(name, self._left.get(name))
         if reason is not None:
             self._due_refusals[name] = reason
@@ -142,7 +161,7 @@ class Acks:
         except MalformedPositionError:
             return
         if not is_stored:
-            if self._has_arrived(name):
+            if self._has_reached(name):
                 self._leave(name)
             return
         self._left.pop(name, None)
@@ -169,9 +188,9 @@ class Acks:
             # Paths and arguments may have half a character (`os.fsdecode`), which cannot be sent.
             shown = reason[:MAX_REASON_CHARACTERS].encode(errors="replace").decode()
             self._refused[name] = shown
-            if self._has_arrived(name):
-                self._due_refusals[name] = shown
-                self._wake_up.set()
+            heappush(self._waiting[name[0]], name[1])
+            self._reach(name[0], self._reached.get(name[0], -1))
+            self._read_passed()
             if self._is_elsewhere(name[0]):
                 self._leave(name)
 
@@ -221,19 +240,55 @@ class Acks:
         for name in [name for name in self._refused if is_left(name)]:
             self._leave(name)
 
-    def _arrive(self, name: _Name) -> None:
-        """Note that a record has arrived on this connection.
+    def _arrive(self, record: Record) -> None:
+        """Note that a record has arrived on this connection."""
+        partition = partition_of(record)
+        keep(self._arrived, partition, record.offset)
+        self._reach(partition, record.offset)
+        self._has_begun = True
+        if not self._waiting:
+            self._passed = record.id
+        elif (others := (record.topic, record.id[len(f"{partition}={record.offset}") :])) != self._others:
+            self._others = others
+            self._pass(record.id)
 
-        Those before it do not come any more, such as refused ones that were compacted meanwhile: the server leaves them
+    def _pass(self, event_id: str) -> None:
+        """Note an id: the records up to its offsets were sent, or do not come any more."""
+        if self._has_begun:
+            self._passed = event_id or self._passed
+            self._read_passed()
+        elif event_id:
+            self._has_begun = True
+
+    def _read_passed(self) -> None:
+        """Read the last id if a refusal may wait for it: for all others, this work would be wasted."""
+        if self._waiting and self._passed:
+            position, self._passed = parse_position(self._passed), ""
+            for partition, offset in position.items():
+                self._reach(partition, offset)
+
+    def _reach(self, partition: TopicPartition, offset: int) -> None:
+        """Let refusals go out that waited until this connection reached their record.
+
+        Records up to there that have not arrived do not come any more, such as compacted ones: the server leaves them
         to others when it hears of them.
         """
+        if offset > self._reached.get(partition, -1):
+            keep(self._reached, partition, offset)
+        if partition in self._waiting:
+            waiting = self._waiting[partition]
+            while waiting and waiting[0] <= offset:
+                name = partition, heappop(waiting)
+                if name in self._refused:
+                    self._due_refusals[name] = self._refused[name]
+                    self._wake_up.set()
+            if not waiting:
+                del self._waiting[partition]
+
+    def _has_reached(self, name: _Name) -> bool:
+        """Whether this connection has reached a record: a server that does not have it cannot send it any more."""
         partition, offset = name
-        last = self._arrived.get(partition, -1)
-        for refused, reason in self._refused.items():
-            if refused[0] == partition and last < refused[1] < offset:
-                self._due_refusals[refused] = reason
-                self._wake_up.set()
-        keep(self._arrived, partition, offset)
+        return offset <= self._reached.get(partition, -1)
 
     def _has_arrived(self, name: _Name) -> bool:
         """Whether a record, or a later one of its partition, has arrived on this connection."""
@@ -258,6 +313,9 @@ class Acks:
                 del names[name]
         self._due.pop(partition, None)
         self._arrived.pop(partition, None)
+        self._reached.pop(partition, None)
+        self._waiting.pop(partition, None)
+        self._passed, self._others = "", ("", "")
 
     def _advance(self) -> None:
         """Extend the run by the items that are done."""
