@@ -1,7 +1,7 @@
 """The Python client acknowledges: the longest run of which all is done, again after a reconnect, and refusals."""
 
 import dataclasses
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, ItemsView, Iterator
 from contextlib import asynccontextmanager, suppress
 
 import orjson
@@ -13,6 +13,7 @@ from dispatcher.client import Record, Subscription, WrongAddressError, subscribe
 from dispatcher.client.acks import Acks
 from dispatcher.client.events import Gap, Heartbeat, State
 from dispatcher.hub.goodbyes import Goodbye
+from dispatcher.sansio.records import TopicPartition
 from testbed import commands
 from tests.hub.test_acking import Letters
 from tests.hub.test_hub import TWO
@@ -414,6 +415,74 @@ async def test_a_refused_record_that_does_not_come_again_holds_up_nothing(acks: 
     ledger.done(record(1))
     ledger.done(record(2))
     assert (ledger.position, ledger.outstanding) == ("assets:0=2", 0)
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+@pytest.mark.parametrize(
+    "passing", [Heartbeat("assets:0=9,1=3"), Record("assets:1=3,0=9", "assets", 1, 3, None, None, b"")]
+)
+async def test_a_position_past_a_refused_record_lets_its_refusal_go_out(
+    acks: tuple[Acks, list[str]], passing: Heartbeat | Record, *, is_late: bool
+) -> None:
+    """Nothing else of its partition may come, as in a filtered stream; where a stream begins says nothing."""
+    ledger, said = acks
+    ledger.came(record(8))
+    if not is_late:
+        ledger.refuse(record(8), "bad")
+    ledger.connecting()
+    ledger.came(Heartbeat("assets:0=9"))
+    await ledger.send()
+    assert said == []
+    ledger.came(passing)
+    if is_late:
+        ledger.refuse(record(8), "bad")
+    await ledger.send()
+    assert said == ['{"type":"nack","id":"assets:0=8","reason":"bad"}']
+    ledger.answered("assets:0=8", is_stored=False)
+    assert ledger.outstanding == isinstance(passing, Record)
+
+
+async def test_what_was_reached_stays_reached_if_older_records_come_again(acks: tuple[Acks, list[str]]) -> None:
+    """They do when a followed partition becomes the replica's own."""
+    ledger, said = acks
+    for offset in range(11):
+        ledger.came(record(offset))
+    ledger.came_again(record(4))
+    ledger.refuse(record(8), "bad")
+    await ledger.send()
+    assert said == ['{"type":"nack","id":"assets:0=8","reason":"bad"}']
+    ledger.came_again(record(8))
+    await ledger.send()
+    assert len(said) == 2
+
+
+class Counted(dict[tuple[TopicPartition, int], str]):
+    """Counts how often all of it is gone through."""
+
+    walks = 0
+
+    def items(self) -> ItemsView[tuple[TopicPartition, int], str]:
+        """All of it."""
+        self.walks += 1
+        return super().items()
+
+    def __iter__(self) -> Iterator[tuple[TopicPartition, int]]:
+        self.walks += 1
+        return super().__iter__()
+
+
+async def test_an_arrival_looks_at_no_refusal_of_later_records(acks: tuple[Acks, list[str]]) -> None:
+    """Otherwise a reconnect with thousands of refused records would cost the square of their number."""
+    ledger, said = acks
+    for offset in range(100):
+        ledger.came(record(offset))
+        ledger.refuse(record(offset), "bad")
+    ledger._refused = refused = Counted(ledger._refused)
+    ledger.connecting()
+    for offset in range(100):
+        ledger.came_again(record(offset))
+    await ledger.send()
+    assert (len(said), refused.walks) == (100, 1)
 
 
 async def test_a_refusal_that_no_server_will_answer_holds_up_nothing(acks: tuple[Acks, list[str]]) -> None:

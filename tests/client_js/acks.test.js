@@ -240,6 +240,26 @@ test("a refused record that does not come again holds up nothing", async (t) => 
   assert.equal(stream.position, "t:0=2");
 });
 
+for (const [what, pass] of [
+  ["a heartbeat", (messages) => messages.send({ type: "heartbeat", id: "t:0=9" })],
+  ["a record of another partition", (messages) => messages.records("t:1=5,0=9")],
+]) {
+  test(`a refusal is sent once ${what} has passed its record`, async (t) => {
+    reports(t);
+    const server = await Server.start(t);
+    const { records, refuse } = work(t, server.url);
+    const first = (await server.next()).begin().state("streaming").records("t:0=7", "t:0=8");
+    await records.atLeast(2);
+    refuse("t:0=8", new Error("poison"));
+    await first.said.until(says("nack", "t:0=8"));
+    first.cut();
+    const second = (await server.next()).begin().state("streaming");
+    second.send({ type: "heartbeat", id: "t:0=6" }); // where it begins
+    pass(second);
+    await second.said.until(says("nack", "t:0=8"));
+  });
+}
+
 test("a refused record that has expired is left to nobody", async (t) => {
   reports(t);
   const server = await Server.start(t);

@@ -14,8 +14,9 @@
 //   letter of it. Either the server says so, or its replica does not have the partition, or a gap says that the record
 //   cannot arrive again: none of these refusals would be answered by a server that has the record.
 // * Only records that arrived on the present connection are acknowledged on it: to a server that has just sent a refused
-//   record again, a later offset of the partition would mean that the record is done. Nor are others refused on it: a
-//   server leaves records that it has not sent to other clients, and the run would pass them.
+//   record again, a later offset of the partition would mean that the record is done.
+// * A record is refused only on a connection that has reached it, by a record or a position: a server leaves records that
+//   it has not sent to other clients, and the run would pass them. The position at which a stream begins says nothing.
 // * A server may give one position for several records. A record without an id is named by its envelope.
 // * Without a `place`, the second and later attempts ask for records `since` the first one: records that were dispatched
 //   to a connection that a proxy kept silent are sent again.
@@ -268,6 +269,9 @@ export function subscribe(url, options) {
   const refused = new Map(); // the records among them that were refused without an answer so far, by their pair
   const left = new Map(); // why records were refused that the server has left to other clients, by their pair
   const arrived = new Map(); // the offset of each partition that arrived last on this connection
+  const reached = new Map(); // the highest offset of each partition that this connection has reached
+  let ahead = {}; // the unfinished records of earlier connections above those, the last one first, by partition
+  let hasBegun; // whether this connection has named the position at which it begins
   let here; // the partitions of the replica, while no others can be excluded
   const due = new Map(); // the offsets of the next acknowledgement
   let overWebSocket = acks || transport === "websocket";
@@ -355,6 +359,8 @@ export function subscribe(url, options) {
 
   /** Note a received item: `place` takes its pairs once it and everything before it are done. */
   function enter(entry) {
+    if (acks && hasBegun) for (const pair of entry.pairs) reach(...pair);
+    hasBegun = true;
     order.push(entry);
     advance();
   }
@@ -363,7 +369,7 @@ export function subscribe(url, options) {
     while (order[0]?.isDone) {
       const entry = order.shift();
       for (const pair of entry.pairs) raise(place, ...pair);
-      if (hasArrived(entry)) acknowledge(entry.name, entry.offset);
+      if (arrived.get(entry.name) >= entry.offset) acknowledge(entry.name, entry.offset);
     }
     moved();
   }
@@ -384,7 +390,10 @@ export function subscribe(url, options) {
       if (suffix !== others) pairs.unshift(...parsePosition(id));
       suffix = others;
     }
-    if (acks) arrive(name, offset);
+    if (acks) {
+      keep(arrived, name, offset);
+      reach(name, offset, offset);
+    }
     if (seen.get(name) >= offset) {
       if (acks) again(name, offset);
       return enter({ pairs, isDone: true });
@@ -421,7 +430,7 @@ export function subscribe(url, options) {
     // Half a character, from the page or from the cut, would make JSON that some servers do not read.
     entry.reason = reason.slice(0, MAX_REASON_CHARACTERS).replace(/\p{Cs}/gu, "\ufffd");
     refused.set(pair, entry);
-    if (hasArrived(entry)) sayRefused(pair, entry.reason);
+    if (hasReached(entry)) sayRefused(pair, entry.reason);
     if (isElsewhere(entry)) leave(pair);
   }
 
@@ -439,7 +448,7 @@ export function subscribe(url, options) {
 
   function answered(id, isStored) {
     const entry = refused.get(id);
-    if (!isStored) return entry && hasArrived(entry) && leave(id);
+    if (!isStored) return entry && hasReached(entry) && leave(id);
     refused.delete(id);
     left.delete(id);
     if (entry) settle(entry);
@@ -459,18 +468,20 @@ export function subscribe(url, options) {
     for (const [pair, entry] of refused) if (isLeft(entry)) leave(pair);
   }
 
-  /** Note that a record has arrived on this connection: those before it, such as compacted ones, do not come any more. */
-  function arrive(name, offset) {
-    const last = arrived.get(name) ?? -1n;
-    keep(arrived, name, offset);
-    for (const [pair, entry] of refused) {
-      if (entry.name === name && last < entry.offset && entry.offset < offset) sayRefused(pair, entry.reason);
+  /** Refuse what waited: records that have not arrived do not come any more. The one that comes `now` is for `again`. */
+  function reach(name, offset, now) {
+    if (hasReached({ name, offset })) return;
+    keep(reached, name, offset);
+    const entries = ahead[name];
+    while (entries?.at(-1)?.offset <= offset) {
+      const entry = entries.pop();
+      const pair = `${name}=${entry.offset}`;
+      if (refused.has(pair) && entry.offset !== now) sayRefused(pair, entry.reason);
     }
   }
 
-  /** Whether a record, or a later one of its partition, has arrived on this connection. */
-  function hasArrived({ name, offset }) {
-    return arrived.get(name) >= offset;
+  function hasReached({ name, offset }) {
+    return reached.get(name) >= offset;
   }
 
   function isElsewhere({ name }) {
@@ -512,6 +523,8 @@ export function subscribe(url, options) {
       }
       due.delete(partition);
       arrived.delete(partition);
+      reached.delete(partition);
+      delete ahead[partition];
       for (const pair of left.keys()) if (pair.startsWith(`${partition}=`)) left.delete(pair);
     }
     leaveIf(({ name, offset }) => name === partition && offset >= gap.from && offset <= to);
@@ -801,6 +814,10 @@ export function subscribe(url, options) {
       sendAcks();
       say = undefined;
       arrived.clear();
+      reached.clear();
+      ahead = {};
+      for (const entry of [...order].reverse()) if (!entry.isDone) (ahead[entry.name] ??= []).push(entry);
+      hasBegun = false;
       here = undefined;
       socket.onopen = socket.onmessage = socket.onclose = socket.onerror = null;
       socket.close();
