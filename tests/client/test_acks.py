@@ -461,7 +461,7 @@ class Counted(dict[tuple[TopicPartition, int], str]):
 
     walks = 0
 
-    def items(self) -> ItemsView[tuple[TopicPartition, int], str]:
+    def items(self) -> ItemsView[tuple[TopicPartition, int], str]:  # type: ignore[override]
         """All of it."""
         self.walks += 1
         return super().items()
