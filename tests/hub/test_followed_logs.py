@@ -306,6 +306,14 @@ class Former:
         await self.nursery.start(self.world.connect, kind, named)
         return self.world.readers[-1]
 
+    async def has_been_read(self, *kinds: Kind) -> list[Reader]:
+        """Readers that have taken the whole old log."""
+        readers = [await self.connect(kind) for kind in kinds]
+        self.world.poll(OLD)
+        await let_take(*readers)
+        self.world.taken.update(range(OLD))
+        return readers
+
     async def has_stuck_write(self) -> Reader:
         """A reader whose write of the whole old log does not end."""
         reader = await self.connect(OWN)
@@ -426,10 +434,7 @@ async def test_the_gap_of_a_recreated_topic_begins_where_a_reader_was_not_where_
 ) -> None:
     """A reader of the replica's own partitions was sent less, or nothing."""
     world = former.world
-    own, whole = [await former.connect(kind) for kind in (OWN, WHOLE)]
-    world.poll(OLD)
-    await let_take(own, whole)
-    world.taken.update(range(OLD))
+    own, whole = await former.has_been_read(OWN, WHOLE)
     world.revoke(lost=False)
     late = await former.connect(OWN)
     world.end = OLD + 4
@@ -505,10 +510,7 @@ async def test_readers_of_a_partition_that_returns_with_another_log_have_the_gap
     Whoever came after the partition had left was sent nothing of the old log.
     """
     world = former.world
-    own = await former.connect(OWN)
-    world.poll(OLD)
-    await let_take(own)
-    world.taken.update(range(OLD))
+    (own,) = await former.has_been_read(OWN)
     world.revoke(lost=False)
     late = await former.connect(OWN)
     if topic_id == "new":
@@ -536,10 +538,7 @@ async def test_an_id_that_came_after_the_partition_had_left_may_be_of_the_new_lo
 ) -> None:
     """Its client was sent records of the new log by another replica, and misses none of those that follow."""
     world = former.world
-    own, whole = [await former.connect(kind) for kind in (OWN, WHOLE)]
-    world.poll(OLD)
-    await let_take(own, whole)
-    world.taken.update(range(OLD))
+    own, whole = await former.has_been_read(OWN, WHOLE)
     world.revoke(lost=False)
     world.follow(NEW)
     late = await former.connect(Kind(OWN.feed, with_id=True), 6)
@@ -587,10 +586,7 @@ async def test_if_the_group_knows_no_id_readers_of_the_own_partitions_go_on_wher
 async def test_a_partition_that_leaves_twice_left_with_the_log_that_was_read(former: Former, when: str) -> None:
     """A replica that is closed gives partitions up before they are revoked, and a short assignment reads nothing."""
     world = former.world
-    own = await former.connect(OWN)
-    world.poll(OLD)
-    await let_take(own)
-    world.taken.update(range(OLD))
+    (own,) = await former.has_been_read(OWN)
     if when == "revoked twice":
         world.hub.unassigned([PARTITION], world.following.disowned([PARTITION]))
     world.revoke(lost=False)
