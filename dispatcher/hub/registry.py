@@ -82,7 +82,7 @@ class Registry:
 
     def forget_writes(self, partitions: AbstractSet[TopicPartition]) -> None:
         """Count nothing of the current writes for partitions that begin: their logs may be others, with new offsets."""
-        for subscriber in self.everybody.values():
+        for subscriber in self.everybody.values() if partitions else ():
             if subscriber.in_flight:
                 in_flight = subscriber.in_flight
                 subscriber.in_flight = [entry for entry in in_flight if entry.batch.partition not in partitions]
